@@ -1,0 +1,27 @@
+"""The values that travel between the cold store and those who hydrate or read from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from persistence.progress_key import ProgressKey
+
+
+@dataclass(slots=True)
+class ColdProgress:
+    """
+    A progress as Postgres holds it, read in one statement.
+
+    `row_id` and `last_entry` are 32 hex digits; entry 0 of a progress has its row id. `device_seq` is the saved seq of
+    the device that was asked for, 0 when Postgres never heard of it. `session_ended` answers for the session that was asked for.
+    """
+
+    key: ProgressKey
+    row_id: str
+    version: int
+    last_entry: str
+    state_json: str
+    kinds_json: str
+    device: str
+    device_seq: int
+    session_ended: bool = False

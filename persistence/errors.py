@@ -1,0 +1,39 @@
+"""
+What can go wrong between us and the stores, split by whose fault it is. Callers decide what a client is told.
+"""
+
+from __future__ import annotations
+
+
+class PersistenceError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class StoreUnavailable(PersistenceError):
+    """
+    A store did not answer, or not in time. Whether the call took effect is unknown, so whatever is tried again
+    must be repeatable. `store` is "redis" or "postgres".
+    """
+
+    def __init__(self, store: str, operation: str, cause: object) -> None:
+        super().__init__(f"{store} did not answer {operation}: {cause}")
+        self.store = store
+        self.operation = operation
+
+
+class StoreFull(PersistenceError):
+    """Redis refuses writes because its memory is full; it heals when the flusher has drained it."""
+
+    def __init__(self, operation: str) -> None:
+        super().__init__(f"redis is full: {operation} was refused")
+        self.operation = operation
+
+
+class StoreUnfit(PersistenceError):
+    """A store answers but cannot be used: too old, evicting, volatile, read-only, wrong schema. `advice` says what to do."""
+
+    def __init__(self, store: str, reason: str, advice: str) -> None:
+        super().__init__(f"{store}: {reason}; {advice}")
+        self.store = store
+        self.reason = reason
+        self.advice = advice

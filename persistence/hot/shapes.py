@@ -1,0 +1,189 @@
+"""
+The values that travel between the gateway and the hot store: what is asked of a script and what it answers.
+
+Every script outcome is a word here, so that the one place that turns outcomes into frames and closes can be a table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from persistence.progress_key import ProgressKey
+
+VoidNote = tuple[int, int, str]
+"""A void update: (seq, error code, message)."""
+
+
+@dataclass(slots=True)
+class HotUpdate:
+    """
+    One update on its way into the hot store.
+
+    `ops` are flat operations as `protocol.effects.compile_update` makes them. `body` is opaque to Redis
+    (`protocol.entry`). `void` is set when the gateway already knows that the update has no effect; then `ops` is empty.
+    """
+
+    seq: int
+    entry_id: str
+    body: bytes
+    ops: list[tuple[Any, ...]]
+    void: tuple[int, str] | None = None
+
+
+@dataclass(slots=True)
+class UpdateGroup:
+    """
+    Updates of one connection, in order; none at all is a heartbeat (the same comparisons, nothing written but activity).
+
+    `copy` is the copy name this connection was welcomed with; `told` the highest seq it was told is accepted.
+    """
+
+    key: ProgressKey
+    session_id: str
+    connection: int
+    copy: str
+    device: str
+    told: int
+    updates: list[HotUpdate]
+    durable: bool = False
+
+
+class Outcome(IntEnum):
+    """What a script found. Everything but OK (and the accepted part before a GAP or FULL) changed nothing."""
+
+    OK = 0
+    GAP = 1  # an update beyond accepted + 1: the updates before it were taken
+    MISSING = 2  # no copy of this progress is hot: hydrate
+    DIFFERENT_COPY = 3  # another copy than the one this connection knows: resync
+    BEHIND = 4  # the hot seq is behind what this connection was told: hydrate, then resync
+    FENCED = 5  # a higher connection number holds the session: close 4201
+    SESSION_ENDED = 6  # the progress is here, its session is not: close 4007
+    FULL = 7  # too much pending in this progress: error 202, the updates before it were taken
+    QUARANTINED = 8  # Postgres refuses this progress: error 201
+    NO_DEVICE = 9  # this stream is not loaded: `install_device` first
+    CHANGED = 10  # the session is not the one that was looked at: look again
+    ACTIVE = 11  # the session was used since it was looked at: it does not end
+
+
+@dataclass(slots=True)
+class GroupVerdict:
+    """
+    The answer to one group. `accepted` and `saved` are of this stream, `version` is the progress's newest entry,
+    `saved_version` its newest entry that Postgres has. `voids` lists those among the group's updates that are void
+    (repeated ones too, while they are unsaved).
+    """
+
+    outcome: Outcome
+    accepted: int
+    version: int
+    saved: int
+    saved_version: int
+    taken: int  # how many updates became entries (effective and void)
+    repeated: int
+    voids: list[VoidNote] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class HotSession:
+    """The active session of a player as Redis holds it. Times are Redis TIME in ms."""
+
+    user_id: str
+    id: str
+    experience: str
+    device: str
+    node: str
+    connection: int
+    started_ms: int
+    last_activity_ms: int
+    claims: str  # JSON of what the token allowed, so that a resume needs no fresh token
+
+
+@dataclass(slots=True)
+class HotProgress:
+    """A whole hot copy, read at one instant. `fields` are the flat fields of `protocol.state`."""
+
+    copy: str
+    row_id: str
+    version: int
+    base_version: int
+    base_id: str
+    accepted: dict[str, int]
+    saved: dict[str, int]
+    voids: dict[str, list[VoidNote]]
+    fields: dict[str, bytes]
+    quarantine: str
+
+
+@dataclass(slots=True)
+class SessionEntry:
+    """A session start or end on its way into `pending`: `body` as `protocol.entry.encode_session_body` makes it."""
+
+    entry_id: str
+    body: bytes
+
+
+@dataclass(slots=True)
+class OpenSession:
+    """
+    Take or start a session for a connection.
+
+    `seen` is (id, connection) of the session that `find_session` showed, or None if there was none: if another one is
+    there now the answer is CHANGED. `session_id` equal to the seen id resumes it; another id ends the seen session with
+    `end_entry` and starts the new one with `start_entry`. The new connection number is
+    max(Redis TIME in ms, stored + 1, `connection_min`). A `restore` re-creates a session that Redis forgot with exactly
+    the number `connection_min`, and is FENCED when a higher one is there.
+    """
+
+    key: ProgressKey
+    device: str
+    node: str
+    session_id: str
+    started_ms: int
+    claims: str
+    connection_min: int
+    seen: tuple[str, int] | None
+    start_entry: SessionEntry | None
+    end_entry: SessionEntry | None
+    restore: bool = False
+
+
+@dataclass(slots=True)
+class SessionOpened:
+    """OK with everything a welcome needs; any other outcome carries no progress."""
+
+    outcome: Outcome
+    connection: int = 0
+    progress: HotProgress | None = None
+
+
+@dataclass(slots=True)
+class EndSession:
+    """
+    End the session `session_id` of `key`. `last_activity_ms` guards an expiry (ACTIVE when it moved on),
+    `connection` guards a leave (FENCED when a higher number holds the session); None checks nothing.
+    """
+
+    key: ProgressKey
+    session_id: str
+    entry: SessionEntry
+    last_activity_ms: int | None = None
+    connection: int | None = None
+
+
+@dataclass(slots=True)
+class SessionEnd:
+    """OK: ended; `version` is the end's entry: the session is in Postgres once `saved_version` reaches it."""
+
+    outcome: Outcome
+    version: int = 0
+
+
+@dataclass(slots=True)
+class SavedNotice:
+    """Published to the node that owns the player when a flush has settled."""
+
+    key: ProgressKey
+    saved_version: int
+    saved: dict[str, int]  # device → seq
