@@ -1,0 +1,78 @@
+"""
+The table of Redis keys: every name that Wayhold uses, and how players spread over partitions.
+
+A partition's hash tag makes all keys of its players fall into one cluster slot, so that one script can change them together.
+"""
+
+from __future__ import annotations
+
+import binascii
+from functools import lru_cache
+
+from persistence.progress_key import ProgressKey
+
+PARTITIONS = 64
+"""Redis is replaceable, so this changes by draining: flush everything, then start with another number."""
+
+
+def notices_channel(node: str) -> str:
+    """Where flushers tell a gateway what they saved for its players."""
+    return f"wayhold:notices:{node}"
+
+
+def active_players_key(experience: str) -> str:
+    """zset: user ids by their last activity, trimmed to `ACTIVE_PLAYERS_S`."""
+    return f"experience:{experience}:active_players"
+
+
+ACTIVE_PLAYERS_S = 1800
+
+
+class HotKeys:
+    """Key names for a given number of partitions. Cheap: asked for on every message."""
+
+    __slots__ = ("partitions",)
+
+    def __init__(self, partitions: int = PARTITIONS) -> None:
+        self.partitions = partitions
+
+    def partition(self, user_id: str) -> int:
+        """crc16 as Redis Cluster computes it, so that other languages find it in their Redis client."""
+        return binascii.crc_hqx(user_id.encode(), 0) % self.partitions
+
+    def session(self, user_id: str) -> str:
+        """hash: the active session: id, current_experience, current_location, session_start, last_activity, node, connection, device, claims."""
+        return f"{{p{self.partition(user_id)}}}:player:{user_id}:session"
+
+    def progress(self, key: ProgressKey) -> str:
+        """hash: copy, version, base, accepted and saved seq per device, and the state as flat fields (`protocol.state`)."""
+        return f"{{p{self.partition(key.user_id)}}}:player:{key.user_id}:progress:{key.experience}"
+
+    def pending(self, key: ProgressKey) -> str:
+        """list: entries that Postgres does not have yet, oldest first."""
+        return f"{{p{self.partition(key.user_id)}}}:player:{key.user_id}:pending:{key.experience}"
+
+    def dirty(self, partition: int) -> str:
+        """zset: progress with pending entries by the time in ms it is due; a claim moves it past its lease."""
+        return f"{{p{partition}}}:dirty"
+
+    def expiry(self, partition: int) -> str:
+        """zset: user ids by the time in ms their session expires."""
+        return f"{{p{partition}}}:expiry"
+
+    def of_group(self, key: ProgressKey) -> tuple[str, str, str, str, str]:
+        """session, progress, pending, dirty, expiry: what a script about one progress is given, in this order."""
+        return _of_group(self.partition(key.user_id), key)
+
+
+@lru_cache(maxsize=65_536)
+def _of_group(partition: int, key: ProgressKey) -> tuple[str, str, str, str, str]:
+    tag = f"{{p{partition}}}"
+    player = f"{tag}:player:{key.user_id}"
+    return (
+        f"{player}:session",
+        f"{player}:progress:{key.experience}",
+        f"{player}:pending:{key.experience}",
+        f"{tag}:dirty",
+        f"{tag}:expiry",
+    )

@@ -1,0 +1,34 @@
+--[[
+Throw a hot copy away if it has provably another history than Postgres: it reaches back to Postgres's last entry and
+does not have it. A snapshot that did not match proves nothing, so the match is repeated here, against the copy that is
+there now. Running it twice is harmless.
+
+KEYS
+  progress  hash   the progress
+  pending   list   its entries that Postgres does not have yet
+  dirty     zset   progress with pending entries, by the time it is due
+ARGV
+  member      this progress in `dirty`
+  version     Postgres's last entry …
+  last_entry  … and its id
+RETURNS
+  {1, thrown}  thrown away, and `thrown` pending entries with it
+  {0, 0}       this copy is healthy, or none is there
+]]
+local progress, pending, dirty = KEYS[1], KEYS[2], KEYS[3]
+local member, version, last_entry = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+
+local hot = redis.call('HMGET', progress, 'base_version', 'base_id')
+if not hot[1] then return {0, 0} end
+local base_version = tonumber(hot[1])
+if base_version > version then return {0, 0} end
+local id = hot[2]
+if version > base_version then
+  local entry = redis.call('LINDEX', pending, version - base_version - 1)
+  id = entry and string.match(entry, '^%d+ (%x+) ')
+end
+if id == last_entry then return {0, 0} end
+local thrown = redis.call('LLEN', pending)
+redis.call('ZREM', dirty, member)
+redis.call('DEL', progress, pending)
+return {1, thrown}

@@ -1,0 +1,62 @@
+--[[
+Make what was read from Postgres the hot copy of a progress, if none is there, or if the one there has provably
+diverged: it reaches back to what was read and does not have that entry. A copy that merely looks old is kept.
+Running it twice is harmless: the second time the copy is there.
+
+KEYS
+  progress  hash   the progress
+  pending   list   its entries that Postgres does not have yet
+  dirty     zset   progress with pending entries, by the time it is due
+ARGV
+  request   msgpack array: copy, row_id, version, last_entry, read_started_ms, deadline_ms, idle_s, device, device_seq,
+            state_fields, state_bytes, member, fields (flat: field, value, …)
+RETURNS
+  {outcome, thrown}: 1 installed · 0 a copy is there and stays · -1 too late: what was read is too old ·
+  2 a diverged copy was replaced and `thrown` of its entries with it
+]]
+local progress, pending, dirty = KEYS[1], KEYS[2], KEYS[3]
+local request = cmsgpack.unpack(ARGV[1])
+local copy, row_id, version, last_entry = request[1], request[2], request[3], request[4]
+local read_started_ms, deadline_ms, idle_s = request[5], request[6], request[7]
+local device, device_seq = request[8], request[9]
+local state_fields, state_bytes, member, fields = request[10], request[11], request[12], request[13]
+
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+-- A clock of Redis that went back says nothing about the age of the read: refuse that too.
+local age_ms = now_ms - read_started_ms
+if age_ms < 0 or age_ms > deadline_ms then return {-1, 0} end
+
+local outcome, thrown = 1, 0
+local there = redis.call('HMGET', progress, 'copy', 'base_version', 'base_id')
+if there[1] then
+  local base_version = tonumber(there[2])
+  local id = nil
+  if version == base_version then
+    id = there[3]
+  elseif version > base_version then
+    local entry = redis.call('LINDEX', pending, version - base_version - 1)
+    if entry then id = string.match(entry, '^%d+ (%x+) ') end
+  end
+  if version < base_version or id == last_entry then
+    redis.call('HSETNX', progress, 'accepted:' .. device, integer(device_seq))
+    redis.call('HSETNX', progress, 'saved:' .. device, integer(device_seq))
+    return {0, 0}
+  end
+  outcome, thrown = 2, redis.call('LLEN', pending)
+end
+redis.call('ZREM', dirty, member)
+redis.call('DEL', progress, pending)
+redis.call('HSET', progress, 'copy', copy, 'row', row_id, 'version', integer(version), 'base_version', integer(version), 'base_id', last_entry,
+  'offset', '0', 'base_offset', '0', 'state_fields', integer(state_fields), 'state_bytes', integer(state_bytes),
+  'accepted:' .. device, integer(device_seq), 'saved:' .. device, integer(device_seq))
+for first = 1, #fields, 1000 do
+  redis.call('HSET', progress, unpack(fields, first, math.min(first + 999, #fields)))
+end
+redis.call('EXPIRE', progress, idle_s)
+return {outcome, thrown}

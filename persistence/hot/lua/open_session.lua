@@ -1,0 +1,76 @@
+--[[
+Take or start the session of a player for a connection, and read the whole progress in the same instant.
+The number of the connection is higher than any before it. Running it again after a lost reply answers CHANGED:
+the caller looks at the session and decides anew.
+
+KEYS
+  session   hash   the active session of the player
+  progress  hash   the progress that is to be played
+  pending   list   its entries that Postgres does not have yet
+  dirty     zset   progress with pending entries, by the time it is due
+  expiry    zset   players by the time their session expires
+ARGV
+  request   msgpack array: user_id, experience, device, node, session_id, started_ms, claims, connection_min,
+            seen_id, seen_connection, start_id, start_body, end_id, end_body, restore, expiry_ms, flush_interval_ms, member;
+            an entry without an id is not appended
+RETURNS
+  {outcome, connection, HGETALL of progress}; only OK carries the last two
+]]
+local session, progress, pending, dirty, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local request = cmsgpack.unpack(ARGV[1])
+local user_id, experience, device, node = request[1], request[2], request[3], request[4]
+local session_id, started_ms, claims, connection_min = request[5], request[6], request[7], request[8]
+local seen_id, seen_connection = request[9], request[10]
+local start_id, start_body, end_id, end_body = request[11], request[12], request[13], request[14]
+local restore, expiry_ms, flush_interval_ms, member = request[15], request[16], request[17], request[18]
+
+local OK, MISSING, FENCED, NO_DEVICE, CHANGED = 0, 2, 5, 9, 10
+local ENTRY_OVERHEAD_BYTES = 112
+
+local time = redis.call('TIME')
+local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function integer(number)
+  return string.format('%.0f', number)
+end
+
+local held = redis.call('HMGET', session, 'id', 'connection')
+local held_id, held_connection = held[1] or '', tonumber(held[2] or 0)
+if restore then
+  if held_connection > connection_min then return {FENCED} end
+  if held_id ~= '' and held_id ~= session_id then return {CHANGED} end
+elseif held_id ~= seen_id or held_connection ~= seen_connection then
+  return {CHANGED}
+end
+local hot = redis.call('HMGET', progress, 'copy', 'version', 'base_version', 'offset', 'accepted:' .. device)
+if not hot[1] then return {MISSING} end
+if not hot[5] then return {NO_DEVICE} end
+
+local connection = connection_min
+if not restore then connection = math.max(now_ms, held_connection + 1, connection_min) end
+
+local version, offset = tonumber(hot[2]), tonumber(hot[4])
+local entries = {}
+local function append(entry_id, body)
+  version = version + 1
+  offset = offset + #body + ENTRY_OVERHEAD_BYTES
+  entries[#entries + 1] = integer(version) .. ' ' .. entry_id .. ' ' .. integer(offset) .. ' ' .. integer(now_ms) .. ' 0 ' .. body
+end
+if end_id ~= '' then append(end_id, end_body) end
+if start_id ~= '' and not (restore and held_id == session_id) then append(start_id, start_body) end
+
+if held_id ~= session_id then redis.call('DEL', session) end
+redis.call('HSET', session, 'id', session_id, 'current_experience', experience, 'session_start', integer(started_ms),
+  'last_activity', integer(now_ms), 'node', node, 'connection', integer(connection), 'device', device, 'claims', claims)
+redis.call('ZADD', expiry, integer(now_ms + expiry_ms), user_id)
+if #entries > 0 then
+  if version - #entries == tonumber(hot[3]) then
+    redis.call('HSET', progress, 'dirty_since', integer(now_ms))
+    redis.call('ZADD', dirty, 'NX', integer(now_ms + flush_interval_ms), member)
+  end
+  redis.call('HSET', progress, 'version', integer(version), 'offset', integer(offset))
+  redis.call('RPUSH', pending, unpack(entries))
+end
+redis.call('HSET', progress, 'node', node)
+redis.call('PERSIST', progress)
+return {OK, connection, redis.call('HGETALL', progress)}

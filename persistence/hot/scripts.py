@@ -1,0 +1,37 @@
+"""
+The Lua scripts as files, loaded once. A script's name is the name of its operation everywhere.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import Any
+
+import redis.asyncio as redis_asyncio
+from redis.commands.core import AsyncScript
+
+NAMES = (
+    "apply_updates",
+    "open_session",
+    "end_session",
+    "install",
+    "install_device",
+    "claim_due",
+    "snapshot",
+    "settle",
+    "discard_if_diverged",
+    "discard_if_base",
+    "quarantine",
+    "make_due",
+    "sum_pending",
+)
+
+
+def source(name: str) -> str:
+    return (resources.files("persistence.hot") / "lua" / f"{name}.lua").read_text()
+
+
+def register_all(client: redis_asyncio.Redis) -> dict[str, AsyncScript]:
+    """Scripts that send their SHA and load themselves again when Redis has forgotten them (any restart does that)."""
+    registered: dict[str, Any] = {name: client.register_script(source(name)) for name in NAMES}
+    return registered
