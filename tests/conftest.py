@@ -1,0 +1,31 @@
+"""Fixtures that all tests share: real servers, and clean ground on them for each test that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.servers import Servers, run_servers
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Servers]:
+    """One Valkey and one Postgres for the whole run. A test that kills one starts it again before it ends."""
+    with run_servers() as running:
+        yield running
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """An empty Redis."""
+    servers.flush_redis()
+    return servers.redis_url
+
+
+@pytest.fixture
+def database_url(servers: Servers) -> Iterator[str]:
+    """A migrated database that this test has for itself."""
+    url = servers.create_database()
+    yield url
+    servers.drop_database(url)
