@@ -154,8 +154,8 @@ def _mask(text: str) -> str:
     return text
 
 
-def _line(text: Any) -> str:
-    text = str(text)
+def _line(value: Any) -> str:
+    text = str(value)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
