@@ -1,0 +1,47 @@
+-- name: create_progress
+-- A player's first hello: user, profile and progress rows, whichever are missing. Entry 0 of a progress is its own id.
+WITH player AS (
+    INSERT INTO users (id) VALUES ($1) ON CONFLICT (id) DO NOTHING
+), profile AS (
+    INSERT INTO player_profiles (user_id) VALUES ($1)
+    ON CONFLICT (user_id) DO UPDATE SET user_id = EXCLUDED.user_id
+    RETURNING id
+), identity AS (
+    SELECT gen_random_uuid() AS id
+)
+INSERT INTO experience_progress (id, last_entry, player_id, experience_id)
+SELECT identity.id, identity.id, profile.id, $2 FROM identity, profile
+ON CONFLICT (player_id, experience_id) DO NOTHING;
+
+-- name: find_progress
+-- Hydrate: a progress, how far one of its devices got, and whether one session has ended, in one statement and so at one instant.
+SELECT p.id, p.version, p.last_entry, p.state::text AS state, p.kinds::text AS kinds,
+       COALESCE((SELECT d.last_seq FROM device_streams d WHERE d.experience_progress_id = p.id AND d.device_id = $3), 0) AS device_seq,
+       COALESCE((SELECT s.ended_at IS NOT NULL FROM player_sessions s WHERE s.id = $4), false) AS session_ended
+FROM player_profiles f
+JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = $2
+WHERE f.user_id = $1;
+
+-- name: find_device_seq
+-- How far a stream is saved: what decides whether Redis or Postgres forgot.
+SELECT last_seq FROM device_streams WHERE experience_progress_id = $1 AND device_id = $2;
+
+-- name: find_profile
+-- What a player may read of the own profile.
+SELECT id, user_id, total_experiences_played, total_playtime_seconds, total_distance_meters, account_level,
+       stats::text AS stats, created_at, updated_at
+FROM player_profiles WHERE user_id = $1;
+
+-- name: list_history
+-- A page of a progress's events, newest first; the cursor is the version before which to go on. Served by the primary key.
+SELECT e.event_type, e.content_id, e.data::text AS data, e.location_lat, e.location_lng, e."timestamp", e.device_id, e.seq, e.version
+FROM player_profiles f
+JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = $2
+JOIN player_progress_events e ON e.experience_progress_id = p.id
+WHERE f.user_id = $1 AND e.version < $3
+ORDER BY e.version DESC
+LIMIT $4;
+
+-- name: ping
+-- Is Postgres there, and may it write?
+SELECT pg_is_in_recovery() AS is_standby;

@@ -1,0 +1,126 @@
+"""
+The cold store as the gateway sees it: creating and reading progress, profiles, history. The flusher writes (persistence.flusher).
+
+Promise: every call answers or raises StoreUnavailable within `CALL_TIMEOUT_S`. Reads are one statement, so what they
+return existed at one instant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import asyncpg
+
+from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS, open_pool
+from persistence.cold.queries import queries
+from persistence.cold.shapes import ColdProgress
+from persistence.errors import StoreUnavailable
+from persistence.progress_key import ProgressKey
+
+CALL_TIMEOUT_S = 5.0
+VERSION_MAX = 2**63 - 1
+
+T = TypeVar("T")
+
+
+class ColdStore:
+    """One Postgres database. Safe for many tasks of one event loop."""
+
+    def __init__(self, pool: asyncpg.Pool[Any]) -> None:
+        self._pool = pool
+        self._sql = queries("progress")
+
+    @classmethod
+    async def open(cls, database_url: str, *, pool_max: int = 10) -> ColdStore:
+        return cls(await open_pool(database_url, size_max=pool_max, application_name="wayhold-gateway"))
+
+    async def close(self) -> None:
+        """Bounded: a connection that does not close is dropped."""
+        try:
+            await asyncio.wait_for(self._pool.close(), 2.0)
+        except (TimeoutError, *UNAVAILABLE_ERRORS):
+            self._pool.terminate()
+
+    async def open_progress(self, key: ProgressKey, device: str) -> ColdProgress:
+        """Read a progress, creating user, profile and progress rows that are missing. Only a hello does this."""
+        found = await self.find_progress(key, device)
+        if found is not None:
+            return found
+        await self._call("create_progress", lambda c: c.execute(self._sql["create_progress"], key.user_id, key.experience))
+        found = await self.find_progress(key, device)
+        if found is None:
+            raise StoreUnavailable("postgres", "create_progress", "the row is gone again (erased?)")
+        return found
+
+    async def find_progress(self, key: ProgressKey, device: str, session_id: str | None = None) -> ColdProgress | None:
+        """Read a progress, how far `device` got in it, and whether `session_id` has ended; None when there is no such progress."""
+        row = await self._call(
+            "find_progress",
+            lambda c: c.fetchrow(self._sql["find_progress"], key.user_id, key.experience, device, session_id),
+        )
+        if row is None:
+            return None
+        return ColdProgress(
+            key=key,
+            row_id=row["id"].hex,
+            version=row["version"],
+            last_entry=row["last_entry"].hex,
+            state_json=row["state"],
+            kinds_json=row["kinds"],
+            device=device,
+            device_seq=row["device_seq"],
+            session_ended=row["session_ended"],
+        )
+
+    async def find_device_seq(self, row_id: str, device: str) -> int:
+        """How far a stream is saved; 0 when Postgres never heard of it."""
+        seq = await self._call("find_device_seq", lambda c: c.fetchval(self._sql["find_device_seq"], row_id, device))
+        return int(seq or 0)
+
+    async def find_profile(self, user_id: str) -> dict[str, Any] | None:
+        """The profile's columns, ready for the wire: ids as text, times in ms."""
+        row = await self._call("find_profile", lambda c: c.fetchrow(self._sql["find_profile"], user_id))
+        return None if row is None else {**_for_wire(row), "stats": json.loads(row["stats"])}
+
+    async def list_history(self, key: ProgressKey, limit: int, cursor: int | None = None) -> tuple[list[dict[str, Any]], int | None]:
+        """A page of events, newest first, and the cursor of the next page (None: that was all)."""
+        rows = await self._call(
+            "list_history",
+            lambda c: c.fetch(self._sql["list_history"], key.user_id, key.experience, VERSION_MAX if cursor is None else cursor, limit),
+        )
+        events = [{**_for_wire(row), "data": json.loads(row["data"])} for row in rows]
+        return events, rows[-1]["version"] if len(rows) == limit else None
+
+    async def ping(self) -> None:
+        """Raises StoreUnavailable when Postgres is away or read-only."""
+        if await self._call("ping", lambda c: c.fetchval(self._sql["ping"])):
+            raise StoreUnavailable("postgres", "ping", "it is a standby and takes no writes")
+
+    async def _call(self, operation: str, call: Callable[[Any], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT_S), self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+                try:
+                    return await call(connection)
+                except (TimeoutError, asyncio.CancelledError):
+                    connection.terminate()
+                    raise
+        except UNAVAILABLE_ERRORS as error:
+            raise StoreUnavailable("postgres", operation, error or type(error).__name__) from error
+        except asyncpg.PostgresError as error:
+            raise StoreUnavailable("postgres", operation, error) from error
+
+
+def _for_wire(row: Any) -> dict[str, Any]:
+    wired: dict[str, Any] = {}
+    for name, value in row.items():
+        if isinstance(value, datetime):
+            wired[name] = round(value.timestamp() * 1000)
+        elif hasattr(value, "hex") and not isinstance(value, float):
+            wired[name] = str(value)
+        else:
+            wired[name] = value
+    return wired
