@@ -1,0 +1,186 @@
+"""
+Effects: what an update asks for, compiled to flat ops on the fields of a state.
+
+Promise: `compile_update` gives ops or raises VoidUpdate, nothing else, whatever a client put into `event` and
+`effects`. Ops come in order: first those the event implies, then the effects. Everything that can be known without the
+state is refused here (bad ops, paths and values, known names used as another kind); what depends on the state is found
+where the ops are applied (state.py, and the store's script).
+
+Not here: the envelope of an update (frames.py), when it happened (the gateway bounds `at`), and what an op does.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from protocol.errors import ErrorCode, VoidUpdate
+from protocol.events import KNOWN_EVENTS, Event, Op, read_event
+from protocol.limits import (
+    CONTENT_ID_CHARS_MAX,
+    EFFECTS_MAX,
+    KEY_CHARS_MAX,
+    NAME_CHARS_MAX,
+    SET_MEMBER_CHARS_MAX,
+    UPDATE_BYTES_MAX,
+    VALUE_BYTES_MAX,
+)
+from protocol.state import KNOWN_KINDS, NAME_PATTERN
+from protocol.values import ValueRefused, canonical_json, is_clean_text, to_millionths
+
+__all__ = ["OPS", "CompiledUpdate", "Op", "VoidUpdate", "compile_update"]
+
+
+@dataclass(slots=True)
+class CompiledUpdate:
+    """`effects_json` is canonical JSON of the effects as given, without unknown fields; empty when there were none."""
+
+    event: Event | None
+    effects_json: bytes
+    ops: list[Op]
+
+    @property
+    def event_type(self) -> str | None:
+        return self.event.type if self.event is not None else None
+
+    @property
+    def content_id(self) -> str | None:
+        return self.event.content_id if self.event is not None else None
+
+    @property
+    def data_json(self) -> bytes:
+        return self.event.data_json if self.event is not None else b"{}"
+
+    @property
+    def at_ms(self) -> int | None:
+        return self.event.at_ms if self.event is not None else None
+
+    @property
+    def lat(self) -> float | None:
+        return self.event.lat if self.event is not None else None
+
+    @property
+    def lng(self) -> float | None:
+        return self.event.lng if self.event is not None else None
+
+
+def compile_update(event: object, effects: object) -> CompiledUpdate:
+    """
+    What an update does, ready to be applied.
+
+    Raises:
+        VoidUpdate: 102 when the event or the list of effects is not one, or both are missing; 105 when something is
+            past its bound; 106 when an effect cannot be done.
+    """
+    if event is None:
+        if effects is None or effects == []:
+            raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "an update needs an event or effects")
+        happened = None
+        ops: list[Op] = []
+    else:
+        happened = read_event(event)
+        known = KNOWN_EVENTS.get(happened.type)
+        ops = known.imply(happened) if known is not None else []
+    effects_json = b""
+    if effects is not None and effects != []:
+        effects_json = _compile_effects(effects, ops)
+    if len(effects_json) + (len(happened.data_json) if happened is not None else 0) > UPDATE_BYTES_MAX:
+        raise VoidUpdate(ErrorCode.TOO_LARGE, "the update is larger than 32 KiB as JSON")
+    return CompiledUpdate(happened, effects_json, ops)
+
+
+def _compile_effects(effects: object, ops: list[Op]) -> bytes:
+    if type(effects) is not list:
+        raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "effects: must be an array")
+    if len(effects) > EFFECTS_MAX:
+        raise VoidUpdate(ErrorCode.TOO_LARGE, "effects: at most 16 in one update")
+    written: list[bytes] = []
+    for index, effect in enumerate(effects):
+        try:
+            written.append(_compile_effect(effect, ops))
+        except ValueRefused as refused:
+            raise VoidUpdate(ErrorCode.INVALID_EFFECT, f"effects[{index}]: {refused}") from None
+        except _TooLarge as refused:
+            raise VoidUpdate(ErrorCode.TOO_LARGE, f"effects[{index}]: {refused}") from None
+    return b"[" + b",".join(written) + b"]"
+
+
+def _compile_effect(effect: Any, ops: list[Op]) -> bytes:
+    if type(effect) is not dict:
+        raise ValueRefused("must be a map")
+    verb, path = effect.get("op"), effect.get("path")
+    # The lengths are judged before the cache sees the texts, so that nobody can fill it with large ones.
+    if type(verb) is not str or len(verb) > _VERB_CHARS_MAX:
+        raise ValueRefused("op: must be set, unset, incr, max, add or remove")
+    if type(path) is not str or len(path) > _PATH_CHARS_MAX:
+        raise ValueRefused(_BAD_PATH)
+    name, opening = _target(verb, path)
+    if verb == "unset":
+        ops.append((verb, path, name, ""))
+        return opening + b"}"
+    value = effect.get("value", _MISSING)
+    if verb == "set":
+        if value is _MISSING:
+            raise ValueRefused("value: set needs one")
+        written = canonical_json(value)
+        if len(written) > VALUE_BYTES_MAX:
+            raise _TooLarge("value: larger than 8 KiB as JSON")
+        if path == "current_location" and (type(value) is not str or not 1 <= len(value) <= CONTENT_ID_CHARS_MAX):
+            raise ValueRefused("value: current_location is text of 1 to 255 characters")
+        ops.append((verb, path, name, written))
+    elif verb == "incr" or verb == "max":
+        ops.append((verb, path, name, to_millionths(value)))
+        written = canonical_json(value)
+    else:
+        if type(value) is not str or not 1 <= len(value) <= SET_MEMBER_CHARS_MAX:
+            raise ValueRefused("value: a member of a set is text of 1 to 128 characters")
+        written = canonical_json(value)
+        ops.append((verb, path, name, value))
+    return b'%b,"value":%b}' % (opening, written)
+
+
+class _TooLarge(Exception):
+    pass
+
+
+_MISSING: Final = object()
+
+_WANTS: Final = {
+    "set": "value",
+    "unset": "",
+    "incr": "counter",
+    "max": "counter",
+    "add": "set",
+    "remove": "set",
+}
+OPS: Final = tuple(_WANTS)
+
+_VERB_CHARS_MAX: Final = max(map(len, OPS))
+_PATH_CHARS_MAX: Final = NAME_CHARS_MAX + 1 + KEY_CHARS_MAX
+_BAD_PATH: Final = "path: must be a name, or a name, a dot and a key of 1 to 128 characters"
+
+
+# Games use few paths and use them all the time. Refusals are not cached: a hostile path cannot push a good one out.
+@lru_cache(maxsize=4096)
+def _target(verb: str, path: str) -> tuple[str, bytes]:
+    """
+    (name, the opening of the effect as JSON) for an op on a path that is well formed and may be of that op's kind.
+
+    Raises:
+        ValueRefused: bad op, bad path, or a known name of another kind.
+    """
+    wanted = _WANTS.get(verb)
+    if wanted is None:
+        raise ValueRefused("op: must be set, unset, incr, max, add or remove")
+    name, dot, key = path.partition(".")
+    if not NAME_PATTERN.fullmatch(name) or (dot and not (1 <= len(key) <= KEY_CHARS_MAX and is_clean_text(key))):
+        raise ValueRefused(_BAD_PATH)
+    known = KNOWN_KINDS.get(name)
+    if dot:
+        fits = wanted != "set" and known in (None, "group")
+    elif verb == "unset":
+        fits = known in (None, "value", "counter")
+    else:
+        fits = known in (None, wanted)
+    if not fits:
+        raise ValueRefused("path: is of another kind than the op")
+    return name, b'{"op":"%b","path":%b' % (verb.encode(), canonical_json(path))
