@@ -1,0 +1,267 @@
+"""
+What a player did and was told: every update it made, when it was accepted, when it was saved.
+
+Owns the histories that the audit compares with Postgres, and the file a player process writes them to. Times are
+milliseconds of the wall clock as floats; `scheduled_ms` is when the update was due, not when it was sent, so that a
+slow gateway cannot hide behind a player that waits for it.
+
+Promise: with `is_crash_safe` each record is handed to the operating system before anything depends on it, so that a
+SIGKILL of this process loses none; reading cuts a torn last line. An ack that a killed process had not noted yet is
+missing from its history: the audit then demands less, never too much.
+
+Not here: who plays (player.py), what is wrong (audit.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def now_ms() -> float:
+    return time.time_ns() / 1_000_000
+
+
+@dataclass(slots=True)
+class Step:
+    """One update of a player and what became of it."""
+
+    device: str
+    seq: int
+    event: dict[str, Any] | None
+    effects: list[dict[str, Any]] | None
+    made_ms: float
+    scheduled_ms: float | None = None
+    accepted_ms: float | None = None  # answered, be it as void: its number is used up
+    saved_ms: float | None = None
+    void_code: int | None = None
+    expected_code: int | None = None  # a deliberately wrong update
+
+    @property
+    def is_effective(self) -> bool:
+        return self.accepted_ms is not None and self.void_code is None
+
+
+@dataclass(slots=True)
+class StreamHistory:
+    """The numbered updates of one device. `first_seq` is above 1 for a device that played before this history."""
+
+    device: str
+    first_seq: int = 1
+    steps: list[Step] = field(default_factory=list)
+    accepted: int = 0
+    saved: int = 0
+
+    @property
+    def made(self) -> int:
+        return self.first_seq + len(self.steps) - 1
+
+    def find(self, seq: int) -> Step | None:
+        index = seq - self.first_seq
+        return self.steps[index] if 0 <= index < len(self.steps) else None
+
+
+@dataclass(slots=True)
+class PlayerHistory:
+    """
+    Everything one player did in one experience, by device.
+
+    `offered` counts the updates that were due, also those that could not be made. `is_whole` says that nobody else
+    ever played this progress, so that rows and state that are not explained here are wrong.
+    """
+
+    user_id: str
+    experience: str
+    streams: dict[str, StreamHistory] = field(default_factory=dict)
+    offered: int = 0
+    is_whole: bool = True
+    resumes: int = 0
+    errors: dict[int, int] = field(default_factory=dict)
+    closes: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def steps(self) -> Iterator[Step]:
+        for stream in self.streams.values():
+            yield from stream.steps
+
+    def add_made(self, step: Step) -> None:
+        """
+        The player made an update.
+
+        Raises:
+            ValueError: its number is not the next of its stream; that is the client's mistake, and a grave one.
+        """
+        stream = self.streams.setdefault(step.device, StreamHistory(step.device, first_seq=step.seq))
+        if step.seq != stream.made + 1:
+            raise ValueError(f"device {step.device} made seq {step.seq} after {stream.made}")
+        stream.steps.append(step)
+
+    def note_accepted(self, device: str, seq: int, at_ms: float) -> None:
+        """Everything of this device up to `seq` has been answered."""
+        stream = self.streams.get(device)
+        if stream is None:
+            return
+        for number in range(max(stream.accepted + 1, stream.first_seq), min(seq, stream.made) + 1):
+            step = stream.steps[number - stream.first_seq]
+            step.accepted_ms = at_ms if step.accepted_ms is None else step.accepted_ms
+        stream.accepted = max(stream.accepted, seq)
+
+    def note_saved(self, device: str, seq: int, at_ms: float) -> None:
+        """Everything of this device up to `seq` is said to be in Postgres."""
+        stream = self.streams.get(device)
+        if stream is None:
+            return
+        for number in range(max(stream.saved + 1, stream.first_seq), min(seq, stream.made) + 1):
+            step = stream.steps[number - stream.first_seq]
+            step.saved_ms = at_ms if step.saved_ms is None else step.saved_ms
+        stream.saved = max(stream.saved, seq)
+
+    def note_void(self, device: str, seq: int, code: int) -> None:
+        stream = self.streams.get(device)
+        step = stream.find(seq) if stream is not None else None
+        if step is not None:
+            step.void_code = code
+
+    def note_stream_reset(self, old_device: str, new_device: str, renumbered: dict[int, int]) -> None:
+        """What the server does not have goes on under a new device, numbered anew, in the same order."""
+        old = self.streams.setdefault(old_device, StreamHistory(old_device))
+        new = self.streams.setdefault(new_device, StreamHistory(new_device))
+        for old_seq, new_seq in sorted(renumbered.items(), key=lambda pair: pair[1]):
+            step = old.find(old_seq)
+            if step is None:
+                continue
+            step.device, step.seq, step.void_code = new_device, new_seq, None
+            new.steps.append(step)
+        if renumbered:
+            del old.steps[max(0, min(renumbered) - old.first_seq) :]
+            new.first_seq = min(renumbered.values())
+            old.accepted = min(old.accepted, old.made)
+
+
+class HistoryWriter:
+    """Appends what players of one process do to a file; one JSON array in a line."""
+
+    BUFFER_BYTES_MAX = 256 * 1024
+
+    def __init__(self, path: Path, *, is_crash_safe: bool) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._is_crash_safe = is_crash_safe
+        self._buffer = bytearray()
+
+    def add_player(self, player: int, user_id: str, experience: str) -> None:
+        self._write(["player", player, user_id, experience])
+
+    def add_offered(self, player: int, offered: int) -> None:
+        self._write(["offered", player, offered])
+
+    def add_made(self, player: int, step: Step) -> None:
+        self._write(
+            [
+                "made",
+                player,
+                step.device,
+                step.seq,
+                step.event,
+                step.effects,
+                step.made_ms,
+                step.scheduled_ms,
+                step.expected_code,
+            ]
+        )
+
+    def add_accepted(self, player: int, device: str, seq: int, at_ms: float) -> None:
+        self._write(["accepted", player, device, seq, at_ms])
+
+    def add_saved(self, player: int, device: str, seq: int, at_ms: float) -> None:
+        self._write(["saved", player, device, seq, at_ms])
+
+    def add_void(self, player: int, device: str, seq: int, code: int) -> None:
+        self._write(["void", player, device, seq, code])
+
+    def add_stream_reset(self, player: int, old_device: str, new_device: str, renumbered: dict[int, int]) -> None:
+        self._write(["reset", player, old_device, new_device, sorted(renumbered.items())])
+
+    def add_resume(self, player: int) -> None:
+        self._write(["resume", player])
+
+    def add_error(self, player: int, code: int) -> None:
+        self._write(["error", player, code])
+
+    def add_close(self, player: int, code: int) -> None:
+        self._write(["close", player, code])
+
+    def flush(self) -> None:
+        """Hand what is buffered to the operating system."""
+        view = memoryview(bytes(self._buffer))
+        self._buffer.clear()
+        while view:
+            view = view[os.write(self._file, view) :]
+
+    def close(self) -> None:
+        self.flush()
+        os.close(self._file)
+
+    def _write(self, record: list[Any]) -> None:
+        self._buffer += json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        if self._is_crash_safe or len(self._buffer) >= self.BUFFER_BYTES_MAX:
+            self.flush()
+
+
+def read_histories(paths: Iterable[Path]) -> list[PlayerHistory]:
+    """
+    The histories of all players in these files.
+
+    Raises:
+        ValueError: a record in the middle of a file is unreadable, or contradicts an earlier one.
+    """
+    histories: list[PlayerHistory] = []
+    for path in paths:
+        histories += _read_file(path).values()
+    return histories
+
+
+def _read_file(path: Path) -> dict[int, PlayerHistory]:
+    players: dict[int, PlayerHistory] = {}
+    with path.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break  # torn: the process was killed while writing it
+            _read_record(players, json.loads(line))
+    return players
+
+
+def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
+    kind, player, *rest = record
+    if kind == "player":
+        players[player] = PlayerHistory(user_id=rest[0], experience=rest[1])
+        return
+    history = players[player]
+    match kind:
+        case "offered":
+            history.offered = rest[0]
+        case "made":
+            device, seq, event, effects, made_ms, scheduled_ms, expected_code = rest
+            step = Step(device, seq, event, effects, made_ms, scheduled_ms, expected_code=expected_code)
+            history.add_made(step)
+        case "accepted":
+            history.note_accepted(*rest)
+        case "saved":
+            history.note_saved(*rest)
+        case "void":
+            history.note_void(*rest)
+        case "reset":
+            old_device, new_device, renumbered = rest
+            history.note_stream_reset(old_device, new_device, {old: new for old, new in renumbered})
+        case "resume":
+            history.resumes += 1
+        case "error":
+            history.errors[rest[0]] = history.errors.get(rest[0], 0) + 1
+        case "close":
+            history.closes[rest[0]] = history.closes.get(rest[0], 0) + 1
+        case _:
+            raise ValueError(f"unknown record {kind!r}")

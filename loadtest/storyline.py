@@ -1,0 +1,173 @@
+"""
+What a simulated player does next: believable steps of every kind the protocol knows.
+
+Owns the mix. Each player has a story of its own, fixed by its seed: it walks from waypoint to waypoint, picks things up,
+starts and finishes quests, and now and then does something that no gateway may accept (`expected_code`), because a
+void update must use up its number and nothing else. Stories stay small: a state never grows near its bounds.
+
+Pure; when steps are made is up to player.py.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from loadtest.experience import Experience, distance_m
+
+ITEMS = tuple(f"item_{number:02}" for number in range(24))
+COLLECTIBLES = ("artist_tools", "mystical_flowers", "brass_tokens", "river.stones")
+QUESTS = ("discover_woander", "explore_el_paseo", "find_the_library", "collect_artist_tools", "follow_the_creek")
+FLAGS = ("mailbox_opened", "door_unlocked", "gravity_car_activated", "owl_seen")
+FRIENDS = ("ada", "bruno", "chloé", "daichi", "éowyn")
+ACHIEVEMENTS = ("first_waypoint", "marathon_walker", "quest_master", "night_walker")
+
+DURABLE_PART = 0.01
+PAST_PART = 0.03
+PAST_S_MAX = 600
+
+
+@dataclass(frozen=True, slots=True)
+class StoryStep:
+    """One update to make. `past_s`: it happened that long ago. `expected_code`: it must be answered as void."""
+
+    event: dict[str, Any] | None
+    effects: list[dict[str, Any]] | None = None
+    is_durable: bool = False
+    past_s: int = 0
+    expected_code: int | None = None
+
+
+class Story:
+    """The endless story of one player."""
+
+    def __init__(self, experience: Experience, rng: random.Random) -> None:
+        self._waypoints = experience.waypoints
+        self._rng = rng
+        self._at = rng.randrange(len(self._waypoints))
+        self._active: list[str] = []
+        self._visits = 0
+        self._is_completed = False
+        self._chapters: tuple[tuple[Callable[[], StoryStep], int], ...] = (
+            (self._visit, 40),
+            (self._collect_item, 14),
+            (self._collect_counted, 14),
+            (self._quest, 9),
+            (self._arrive, 4),
+            (self._change_flags, 6),
+            (self._count, 5),
+            (self._remember, 3),
+            (self._meet, 2),
+            (self._achieve, 1),
+            (self._write_note, 1),
+            (self._break_rules, 1),
+        )
+        self._weights = [weight for _, weight in self._chapters]
+
+    def next_step(self) -> StoryStep:
+        (chapter, _), *_ = self._rng.choices(self._chapters, self._weights)
+        step = chapter()
+        past_s = self._rng.randrange(1, PAST_S_MAX) if self._rng.random() < PAST_PART else 0
+        is_durable = self._rng.random() < DURABLE_PART
+        return StoryStep(step.event, step.effects, is_durable, past_s, step.expected_code)
+
+    def _visit(self) -> StoryStep:
+        before = self._waypoints[self._at]
+        self._at = (self._at + 1) % len(self._waypoints)
+        here = self._waypoints[self._at]
+        self._visits += 1
+        if self._visits > len(self._waypoints) and not self._is_completed:
+            self._is_completed = True
+            return StoryStep({"type": "experience_completed", "data": {"visits": self._visits}})
+        walked_m = round(distance_m(before.lat, before.lng, here.lat, here.lng), 1)
+        data = {"distance_traveled": walked_m, "time_spent": self._rng.randrange(5, 240)}
+        event = {
+            "type": "waypoint_visited",
+            "content_id": here.content_id,
+            "data": data,
+            "lat": here.lat,
+            "lng": here.lng,
+        }
+        effects = (
+            [{"op": "max", "path": "records.longest_leg", "value": walked_m}] if self._rng.random() < 0.2 else None
+        )
+        return StoryStep(event, effects)
+
+    def _collect_item(self) -> StoryStep:
+        return StoryStep({"type": "item_collected", "content_id": self._rng.choice(ITEMS)})
+
+    def _collect_counted(self) -> StoryStep:
+        count = self._rng.randrange(1, 6)
+        return StoryStep(
+            {"type": "item_collected", "content_id": self._rng.choice(COLLECTIBLES), "data": {"count": count}}
+        )
+
+    def _quest(self) -> StoryStep:
+        if self._active and self._rng.random() < 0.5:
+            quest = self._active.pop(self._rng.randrange(len(self._active)))
+            opened = [{"op": "add", "path": "unlocked_areas", "value": f"{quest}_area"}]
+            data = {"completion_time_seconds": self._rng.randrange(60, 1800)}
+            return StoryStep({"type": "quest_completed", "content_id": quest, "data": data}, opened)
+        quest = self._rng.choice(QUESTS)
+        if quest not in self._active:
+            self._active.append(quest)
+        return StoryStep({"type": "quest_started", "content_id": quest})
+
+    def _arrive(self) -> StoryStep:
+        here = self._waypoints[self._at]
+        return StoryStep({"type": "location_reached", "content_id": here.content_id, "lat": here.lat, "lng": here.lng})
+
+    def _change_flags(self) -> StoryStep:
+        flag = f"flags.{self._rng.choice(FLAGS)}"
+        if self._rng.random() < 0.25:
+            return StoryStep(None, [{"op": "unset", "path": flag}])
+        return StoryStep(None, [{"op": "set", "path": flag, "value": self._rng.random() < 0.5}])
+
+    def _count(self) -> StoryStep:
+        amount = round(self._rng.uniform(-3, 10), self._rng.randrange(0, 6))
+        return StoryStep(
+            None,
+            [
+                {"op": "incr", "path": "records.score", "value": amount},
+                {"op": "max", "path": "records.best", "value": self._rng.randrange(1000)},
+            ],
+        )
+
+    def _remember(self) -> StoryStep:
+        room = {
+            "id": self._rng.choice(("attic", "cellar", "größe")),
+            "seen": self._rng.sample(range(9), 3),
+            "half": 0.5,
+        }
+        return StoryStep(None, [{"op": "set", "path": "current_room", "value": room}])
+
+    def _meet(self) -> StoryStep:
+        op = "remove" if self._rng.random() < 0.3 else "add"
+        return StoryStep(None, [{"op": op, "path": "friends_met", "value": self._rng.choice(FRIENDS)}])
+
+    def _achieve(self) -> StoryStep:
+        return StoryStep({"type": "achievement_unlocked", "content_id": self._rng.choice(ACHIEVEMENTS)})
+
+    def _write_note(self) -> StoryStep:
+        text = "".join(self._rng.choices("abc äöü ✨ \\\"'\n", k=self._rng.randrange(1, 200)))
+        return StoryStep({"type": "note_written", "data": {"text": text, "tags": ["walk", "note"]}})
+
+    def _break_rules(self) -> StoryStep:
+        """Something wrong of each sort. None of them depends on the state, so the answer is sure."""
+        return self._rng.choice(
+            (
+                StoryStep({"type": "waypoint_visited", "data": {"distance_traveled": 3.5}}, expected_code=102),
+                StoryStep({"type": "item_collected", "content_id": ITEMS[0], "lat": 91.5}, expected_code=102),
+                StoryStep(None, [{"op": "incr", "path": "inventory", "value": 1}], expected_code=106),
+                StoryStep(None, [{"op": "incr", "path": "records.score", "value": 1e12}], expected_code=106),
+                StoryStep(None, [{"op": "set", "path": "flags", "value": True}], expected_code=106),
+                StoryStep(None, [{"op": "grow", "path": "flags.owl_seen", "value": True}], expected_code=106),
+                StoryStep(
+                    {"type": "item_collected", "content_id": "left_behind"},
+                    [{"op": "add", "path": "distance_meters", "value": "far"}],
+                    expected_code=106,
+                ),
+            )
+        )
