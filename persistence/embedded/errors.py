@@ -1,11 +1,15 @@
 """
 What can be wrong with the embedded servers, each as one line that ends with the next step.
 
-Every error here is for a person at a terminal. `str(error)` is the whole message; the command line prints it and
-picks the exit code by class (`DataFolderBusy` is 4, the rest are 3).
+Every error here is for a person at a terminal: `str(error)` is the whole message. The command line picks the exit
+code by class: `DataFolderBusy` 4, `DataFolderUnusable` 2 (the folder that was asked for), the rest 3.
 """
 
 from __future__ import annotations
+
+import re
+
+CAUSE = re.compile(r"fatal|panic|error|bad file|can't|could not|denied", re.IGNORECASE)
 
 
 class EmbeddedError(Exception):
@@ -24,6 +28,10 @@ class EmbeddedUnfit(EmbeddedError):
     """This machine, folder or installation cannot run the servers as it is. Nothing was changed."""
 
 
+class DataFolderUnusable(EmbeddedUnfit):
+    """The data folder cannot be written to, or its file system does not keep what the servers rely on."""
+
+
 class DataFolderBusy(EmbeddedError):
     """Another supervisor holds the data folder's lock."""
 
@@ -37,5 +45,8 @@ class ChildFailed(EmbeddedError):
         super().__init__(f"{name} {reason}", advice)
 
     def __str__(self) -> str:
-        last = next((line for line in reversed(self.log_tail) if line.strip()), "")
+        lines = [line for line in self.log_tail if line.strip()]
+        # The last words are often only that it is going down; why stands a few lines earlier.
+        causes = [line for line in lines if CAUSE.search(line)]
+        last = (causes or lines or [""])[-1]
         return super().__str__() + (f" (its log ends with: {last.strip()[-300:]})" if last else "")

@@ -79,7 +79,7 @@ class EmbeddedPostgres(EmbeddedServer):
 
     def _bring_up(self) -> Iterator[None]:
         binary = get_postgres()
-        folder = self._data_dir / "postgres"
+        folder = self._data_dir.resolve() / "postgres"
         _check_folder(folder, binary)
         yield from self._take_lock(lambda command: _is_postgres_on(command, folder), lambda: _list_strays(folder))
         run_as = choose_run_as(binary, folder)
@@ -87,9 +87,7 @@ class EmbeddedPostgres(EmbeddedServer):
             yield from self._initialize(run_as, folder)
         hand_over(run_as.data_dir, run_as)
         yield from self._clear_pid_files(run_as.data_dir)
-        self.socket_dir.mkdir(mode=0o700, exist_ok=True)
-        hand_over(self.socket_dir, run_as)
-        settings = SETTINGS | {"unix_socket_directories": str(self.socket_dir)}
+        settings = SETTINGS | {"unix_socket_directories": str(self._make_socket_dir(run_as, folder))}
         if self._for_tests:
             settings |= SETTINGS_FOR_TESTS
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
@@ -153,6 +151,24 @@ class EmbeddedPostgres(EmbeddedServer):
                 (data_dir / "postmaster.pid").unlink(missing_ok=True)
         for path in (self.socket_dir / f".s.PGSQL.{PORT}", self.socket_dir / f".s.PGSQL.{PORT}.lock"):
             path.unlink(missing_ok=True)
+
+    def _make_socket_dir(self, run_as: RunAs, folder: Path) -> Path:
+        """The folder as the server must name it. Clients always go through `socket_dir`."""
+        if run_as.data_dir == folder:
+            if self.socket_dir.is_symlink():
+                self.socket_dir.unlink()
+            self.socket_dir.mkdir(mode=0o700, exist_ok=True)
+            hand_over(self.socket_dir, run_as)
+            return self.socket_dir
+        # The server cannot enter the data folder, so its socket lies beside its data and a link leads there.
+        beside = run_as.data_dir.with_name("sockets")
+        beside.mkdir(mode=0o700, exist_ok=True)
+        hand_over(beside, run_as)
+        if self.socket_dir.is_dir() and not self.socket_dir.is_symlink():
+            shutil.rmtree(self.socket_dir)
+        self.socket_dir.unlink(missing_ok=True)
+        self.socket_dir.symlink_to(beside)
+        return beside
 
     def _is_pid_file_ready(self, data_dir: Path) -> bool:
         try:

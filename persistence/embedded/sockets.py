@@ -28,7 +28,10 @@ def get_sockets_dir(data_dir: Path) -> Path:
     if fits(data_dir.resolve() / "sockets"):
         if link.is_symlink():
             link.unlink()
-        link.mkdir(mode=0o711, exist_ok=True)
+        if not link.is_dir():
+            link.mkdir()
+            # Whatever the umask: as root, Postgres runs as somebody else and must reach its own folder in here.
+            link.chmod(0o711)
         return data_dir.resolve() / "sockets"
     if link.is_symlink():
         target = link.readlink()
