@@ -78,7 +78,9 @@ class PythonChild:
 
     @property
     def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
+        """The process id while the process lives, else None."""
+        process = self._process
+        return process.pid if process is not None and process.poll() is None else None
 
     def spawn(self) -> None:
         self._close_ready()

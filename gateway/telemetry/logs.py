@@ -26,6 +26,8 @@ LEVELS = ("debug", "info", "warning", "error", "critical")
 
 # A JWT, and the password of a URL.
 _TOKEN = re.compile(r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?")
+# What the standard library puts into every record; anything else came with `extra`.
+_RECORD_FIELDS = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
 _URL_PASSWORD = re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@")
 
 
@@ -33,7 +35,8 @@ def set_up_logs(level: str, style: str, process: str, stream: TextIO | None = No
     """
     Send everything that is logged in this process, by structlog or by the standard library, to stderr in one form.
 
-    `process` is in every line. Libraries log from warning on.
+    `process` is in every line. Libraries log from warning on; our packages below this one use the standard library
+    under the name `wayhold`, with facts in `extra`.
     """
     output = _Output(stream if stream is not None else sys.stderr, style, process)
     number = logging.getLevelName(level.upper())
@@ -46,6 +49,7 @@ def set_up_logs(level: str, style: str, process: str, stream: TextIO | None = No
     root = logging.getLogger()
     root.handlers[:] = [_StandardHandler(output)]
     root.setLevel(max(number, logging.WARNING))
+    logging.getLogger("wayhold").setLevel(number)
 
 
 def get_logger(name: str) -> Any:
@@ -125,7 +129,8 @@ class _StandardHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            fields: dict[str, Any] = {"event": record.getMessage(), "part": record.name}
+            fields: dict[str, Any] = {"event": record.getMessage(), "part": record.name.removeprefix("wayhold.")}
+            fields |= {key: value for key, value in vars(record).items() if key not in _RECORD_FIELDS}
             if record.exc_info:
                 fields["exc_info"] = record.exc_info
             self._output.write(record.levelname.lower(), fields)
