@@ -91,7 +91,20 @@ def encode_update_body(
     lng: float | None,
 ) -> bytes:
     packed: bytes = _packer.pack(
-        (_UPDATE_1, device, seq, timestamp_ms, received_ms, session_id, event_type, content_id, data_json, effects_json, lat, lng)
+        (
+            _UPDATE_1,
+            device,
+            seq,
+            timestamp_ms,
+            received_ms,
+            session_id,
+            event_type,
+            content_id,
+            data_json,
+            effects_json,
+            lat,
+            lng,
+        )
     )
     return packed
 

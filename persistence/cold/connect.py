@@ -22,6 +22,9 @@ UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
 )
 """What is raised when nobody answered. Five trees of exceptions, one meaning."""
 
+# What asyncpg's own encoders raise; one of them is an InterfaceError, so this is asked before UNAVAILABLE_ERRORS.
+_ENCODING_ERRORS: tuple[type[BaseException], ...] = (asyncpg.exceptions._base.DataError, OverflowError, UnicodeError)
+
 # Data that Postgres will never take, however often it is asked. 22 data exception, 23 integrity, 54001 too deep.
 _REFUSED_CLASSES = ("22", "23")
 _REFUSED_STATES = ("54000", "54001", "54011")
@@ -34,8 +37,7 @@ def is_refused(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate or ""
         return state[:2] in _REFUSED_CLASSES or state in _REFUSED_STATES
-    # asyncpg's own encoders refuse some values before the server sees them.
-    return isinstance(error, asyncpg.DataError | asyncpg.exceptions.DataError | OverflowError | UnicodeError)
+    return isinstance(error, _ENCODING_ERRORS)
 
 
 def is_broken(error: BaseException) -> bool:

@@ -74,7 +74,11 @@ async def migrate(database_url: str) -> list[str]:
         await connection.execute("SELECT pg_advisory_lock($1)", _LOCK)
         status = await _status(connection)
         if status.is_newer:
-            raise StoreUnfit("postgres", f"its schema is {status.applied}, this release knows {status.newest}", "install the newer release")
+            raise StoreUnfit(
+                "postgres",
+                f"its schema is {status.applied}, this release knows {status.newest}",
+                "install the newer release",
+            )
         applied = []
         for migration in list_migrations():
             if migration.number <= status.applied:
@@ -85,7 +89,9 @@ async def migrate(database_url: str) -> list[str]:
                     "(number integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
                 )
                 await connection.execute(migration.sql)
-                await connection.execute("INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", migration.number, migration.name)
+                await connection.execute(
+                    "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", migration.number, migration.name
+                )
             applied.append(f"{migration.number:04d}_{migration.name}")
         await ensure_event_partitions(connection)
         return applied
@@ -110,7 +116,9 @@ async def ensure_event_partitions(connection: Any, today: date | None = None) ->
     """Make the months that events may fall into from now on. Returns how many were missing."""
     day = today or datetime.now(UTC).date()
     made: int = await connection.fetchval(
-        "SELECT ensure_event_partitions($1, $2)", day - timedelta(days=EVENTS_BACK_DAYS), day + timedelta(days=EVENTS_AHEAD_DAYS)
+        "SELECT ensure_event_partitions($1, $2)",
+        day - timedelta(days=EVENTS_BACK_DAYS),
+        day + timedelta(days=EVENTS_AHEAD_DAYS),
     )
     return made
 
@@ -126,7 +134,9 @@ async def _connect(database_url: str) -> Any:
     except UNAVAILABLE_ERRORS as error:
         raise StoreUnavailable("postgres", "connect", error or type(error).__name__) from error
     except asyncpg.PostgresError as error:
-        raise StoreUnfit("postgres", str(error), "check the user, the password and the database name in DATABASE_URL") from error
+        raise StoreUnfit(
+            "postgres", str(error), "check the user, the password and the database name in DATABASE_URL"
+        ) from error
     version = connection.get_server_version()
     if version.major < POSTGRES_MAJOR_MIN:
         await _close(connection)

@@ -50,7 +50,9 @@ class ColdStore:
         found = await self.find_progress(key, device)
         if found is not None:
             return found
-        await self._call("create_progress", lambda c: c.execute(self._sql["create_progress"], key.user_id, key.experience))
+        await self._call(
+            "create_progress", lambda c: c.execute(self._sql["create_progress"], key.user_id, key.experience)
+        )
         found = await self.find_progress(key, device)
         if found is None:
             raise StoreUnavailable("postgres", "create_progress", "the row is gone again (erased?)")
@@ -86,11 +88,15 @@ class ColdStore:
         row = await self._call("find_profile", lambda c: c.fetchrow(self._sql["find_profile"], user_id))
         return None if row is None else {**_for_wire(row), "stats": json.loads(row["stats"])}
 
-    async def list_history(self, key: ProgressKey, limit: int, cursor: int | None = None) -> tuple[list[dict[str, Any]], int | None]:
+    async def list_history(
+        self, key: ProgressKey, limit: int, cursor: int | None = None
+    ) -> tuple[list[dict[str, Any]], int | None]:
         """A page of events, newest first, and the cursor of the next page (None: that was all)."""
         rows = await self._call(
             "list_history",
-            lambda c: c.fetch(self._sql["list_history"], key.user_id, key.experience, VERSION_MAX if cursor is None else cursor, limit),
+            lambda c: c.fetch(
+                self._sql["list_history"], key.user_id, key.experience, VERSION_MAX if cursor is None else cursor, limit
+            ),
         )
         events = [{**_for_wire(row), "data": json.loads(row["data"])} for row in rows]
         return events, rows[-1]["version"] if len(rows) == limit else None

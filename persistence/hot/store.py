@@ -180,13 +180,17 @@ class HotStore:
         verdicts = []
         for outcome, accepted, version, saved, saved_version, taken, repeated, voids in reply:
             notes = [(voids[i], voids[i + 1], voids[i + 2].decode()) for i in range(0, len(voids), 3)] if voids else []
-            verdicts.append(GroupVerdict(Outcome(outcome), accepted, version, saved, saved_version, taken, repeated, notes))
+            verdicts.append(
+                GroupVerdict(Outcome(outcome), accepted, version, saved, saved_version, taken, repeated, notes)
+            )
         return verdicts
 
     # --- sessions --------------------------------------------------------------------------------------------------
 
     async def find_session(self, user_id: str) -> HotSession | None:
-        found: dict[bytes, bytes] = await self._call("find_session", lambda: self._client.hgetall(self._keys.session(user_id)))
+        found: dict[bytes, bytes] = await self._call(
+            "find_session", lambda: self._client.hgetall(self._keys.session(user_id))
+        )
         if b"id" not in found:
             return None
         return HotSession(
@@ -272,7 +276,9 @@ class HotStore:
     # --- hydrating -------------------------------------------------------------------------------------------------
 
     async def find_progress(self, key: ProgressKey) -> HotProgress | None:
-        found: dict[bytes, bytes] = await self._call("find_progress", lambda: self._client.hgetall(self._keys.progress(key)))
+        found: dict[bytes, bytes] = await self._call(
+            "find_progress", lambda: self._client.hgetall(self._keys.progress(key))
+        )
         return parse_progress(found) if b"copy" in found else None
 
     async def install(self, cold: ColdProgress, read_started_ms: int) -> tuple[bool, int]:
@@ -310,7 +316,9 @@ class HotStore:
 
     async def install_device(self, key: ProgressKey, device: str, seq: int, read_started_ms: int) -> bool:
         """Load how far a stream got in Postgres, if the copy does not know it. False: no copy is there, or the read is too old."""
-        reply = await self._run("install_device", [self._keys.progress(key)], [device, seq, read_started_ms, READ_AGE_MAX_MS])
+        reply = await self._run(
+            "install_device", [self._keys.progress(key)], [device, seq, read_started_ms, READ_AGE_MAX_MS]
+        )
         return bool(reply == 1)
 
     async def time_ms(self) -> int:
@@ -339,7 +347,9 @@ class HotStore:
     async def count_active_players(self, experience: str) -> int:
         now_s = await self.time_ms() / 1000
         key = active_players_key(experience)
-        count: int = await self._call("count_active_players", lambda: self._client.zcount(key, now_s - ACTIVE_PLAYERS_S, "+inf"))
+        count: int = await self._call(
+            "count_active_players", lambda: self._client.zcount(key, now_s - ACTIVE_PLAYERS_S, "+inf")
+        )
         return count
 
     # --- flushing --------------------------------------------------------------------------------------------------
@@ -410,13 +420,17 @@ class HotStore:
     async def discard_if_diverged(self, key: ProgressKey, version: int, last_entry: str) -> tuple[bool, int]:
         """(thrown away, pending entries that went with it): only with proof, see the script."""
         _, progress, pending, dirty, _ = self._keys.of_group(key)
-        thrown, entries = await self._run("discard_if_diverged", [progress, pending, dirty], [key.member, version, last_entry])
+        thrown, entries = await self._run(
+            "discard_if_diverged", [progress, pending, dirty], [key.member, version, last_entry]
+        )
         return thrown == 1, entries
 
     async def discard_if_base(self, key: ProgressKey, base_version: int, base_id: str) -> tuple[bool, int]:
         """Throw a copy away whose base Postgres has lost, if its base is still this one."""
         _, progress, pending, dirty, _ = self._keys.of_group(key)
-        thrown, entries = await self._run("discard_if_base", [progress, pending, dirty], [key.member, base_version, base_id])
+        thrown, entries = await self._run(
+            "discard_if_base", [progress, pending, dirty], [key.member, base_version, base_id]
+        )
         return thrown == 1, entries
 
     async def forget(self, key: ProgressKey) -> None:
@@ -578,5 +592,3 @@ def parse_progress(fields: Mapping[bytes, bytes]) -> HotProgress:
     for notes in progress.voids.values():
         notes.sort()
     return progress
-
-

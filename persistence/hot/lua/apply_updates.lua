@@ -120,9 +120,9 @@ local function apply_op(change, op)
   local state = change.state
   local verb, path, name, arg = op[1], op[2], op[3], op[4]
   if verb == 'add' or verb == 'remove' or verb == 'add_unless' then
+    if verb == 'add_unless' and state['m:' .. op[5] .. '.' .. arg] then return nil end
     local wrong = other_kind(state, name, 's:')
     if wrong then return wrong end
-    if verb == 'add_unless' and state['m:' .. op[5] .. '.' .. arg] then return nil end
     if not state['s:' .. name] then put(change, 's:' .. name, '') end
     local member = 'm:' .. name .. '.' .. arg
     if verb == 'remove' then
@@ -194,12 +194,11 @@ local function apply_ops(key, copy, ops)
       break
     end
   end
-  if not code and (change.fields > copy.fields or change.bytes > copy.bytes) then
-    if change.fields > state_fields_max then
-      code, message = TOO_LARGE, 'the state would have more than ' .. state_fields_max .. ' fields'
-    elseif change.bytes > state_bytes_max then
-      code, message = TOO_LARGE, 'the state would be larger than ' .. state_bytes_max .. ' bytes'
-    end
+  -- A state that is past a bound, because the bound was lowered, may still shrink.
+  if not code and change.fields > state_fields_max and change.fields > copy.fields then
+    code, message = TOO_LARGE, 'the state would have more than ' .. state_fields_max .. ' fields'
+  elseif not code and change.bytes > state_bytes_max and change.bytes > copy.bytes then
+    code, message = TOO_LARGE, 'the state would be larger than ' .. state_bytes_max .. ' bytes'
   end
   if code then
     for field, old in pairs(change.before) do copy.state[field] = old end

@@ -1,0 +1,303 @@
+"""
+Write-behind: moves accepted entries and dirty state from Redis to Postgres.
+
+Promise: an accepted update reaches Postgres exactly once and in order, even when this process dies between any two
+lines. Redis forgets an update only after Postgres has committed it; work that is repeated changes nothing. A healthy hot
+copy is never thrown away, however slow Postgres is and however many flushers run.
+
+Not here: what a snapshot means (plan.py), the transaction (write.py). When progress falls due is decided where it
+becomes dirty (persistence.hot).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+
+from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS, is_broken, open_pool
+from persistence.cold.migrate import ensure_event_partitions
+from persistence.errors import PersistenceError, StoreUnavailable
+from persistence.flusher.plan import Copy, parse_snapshot
+from persistence.flusher.write import WriteReport, write_copies
+from persistence.hot.shapes import SavedNotice
+from persistence.hot.store import HotStore
+from persistence.progress_key import ProgressKey
+
+log = logging.getLogger("wayhold.flusher")
+
+POLL_S = 0.1
+"""How often due progress is looked for. Higher delays `durable`; lower costs a round trip to Redis each."""
+
+TRANSACTION_TIMEOUT_S = 20.0
+"""The longest a flush may take, all statements together; then its connection is thrown away."""
+
+SNAPSHOT_STEP = 32
+"""Progress read per round trip, so that the bounds of a batch are looked at between them."""
+
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
+
+PARTITIONS_EVERY_S = 3600.0
+
+# A lapsed claim means two flushers on the same progress: harmless, but wasted work. So a claim outlives any flush.
+CLAIM_LEASE_S = 30.0
+assert CLAIM_LEASE_S > TRANSACTION_TIMEOUT_S
+
+
+@dataclass(slots=True)
+class FlushReport:
+    """One committed flush, for metrics and logs."""
+
+    duration_s: float
+    progress: int
+    updates: int
+    dead_letters: int
+    quarantined: int
+    discards: int
+    discarded_entries: int
+    skipped: int
+
+
+@dataclass(slots=True)
+class FlushBounds:
+    """How much goes into one transaction: the first bound that is reached closes the batch."""
+
+    progress_max: int = 250
+    entries_max: int = 5_000
+    bytes_max: int = 8 << 20
+
+
+class Flusher:
+    """
+    One flusher; any number may run at once, against the same stores. `on_flush` is called after each commit.
+    """
+
+    def __init__(
+        self,
+        hot: HotStore,
+        database_url: str,
+        *,
+        bounds: FlushBounds | None = None,
+        claim_lease_s: float = CLAIM_LEASE_S,
+        on_flush: Callable[[FlushReport], None] | None = None,
+    ) -> None:
+        self._hot = hot
+        self._database_url = database_url
+        self._bounds = bounds or FlushBounds()
+        self._lease_s = claim_lease_s
+        self._on_flush = on_flush
+        self._pool: asyncpg.Pool[Any] | None = None
+        self._partitions_checked = 0.0
+        self.is_healthy = False
+        """True while the last attempt worked."""
+        self.failures = 0
+        self.last_flush_at = 0.0
+        """time.monotonic() of the last attempt that worked, with or without something to do."""
+
+    async def run(self, stop: asyncio.Event, *, final_flush_s: float = 10.0) -> bool:
+        """
+        Flush what falls due until `stop`, then everything that is left, for at most `final_flush_s`.
+
+        Returns whether nothing was left behind. What was left is safe in Redis and flushed by the next flusher.
+        """
+        backoff_s = BACKOFF_FIRST_S
+        try:
+            while not stop.is_set():
+                try:
+                    claimed = await self.flush_due()
+                except (PersistenceError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS) as error:
+                    self._note_failure(error, backoff_s)
+                    await _wait(stop, backoff_s * random.uniform(0.5, 1.0))
+                    backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                    continue
+                if not self.is_healthy:
+                    log.info("flush works", extra={"failures": self.failures})
+                self.is_healthy = True
+                self.last_flush_at = time.monotonic()
+                backoff_s = BACKOFF_FIRST_S
+                if not claimed:
+                    await _wait(stop, POLL_S)
+            return await self._flush_everything(final_flush_s)
+        finally:
+            await self._close_pool()
+
+    async def flush_due(self, ahead_s: float = 0.0) -> int:
+        """
+        Claim what is due, write it, settle it. Returns how many progress were claimed.
+
+        Whatever is raised, the claims are given back or lapse, and doing it again is harmless.
+        """
+        pool = await self._open_pool()
+        # The connection comes first: without Postgres nothing is claimed, and nothing waits for a lease afterwards.
+        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+            await self._ensure_partitions(connection)
+            claimed = await self._hot.claim_due(self._bounds.progress_max, self._lease_s, random.randrange(64), ahead_s)
+            if not claimed:
+                return 0
+            left = claimed
+            try:
+                while left:
+                    left = await self._flush_batch(connection, left)
+            except BaseException:
+                connection.terminate()
+                with suppress(PersistenceError):
+                    await self._hot.release_claims(left)
+                raise
+            return len(claimed)
+
+    async def _flush_batch(self, connection: Any, claimed: list[ProgressKey]) -> list[ProgressKey]:
+        """One transaction with as many of the claimed progress as its bounds take; returns those that are left."""
+        started = time.monotonic()
+        copies: list[Copy] = []
+        entries = size = taken = 0
+        absent: list[ProgressKey] = []
+        async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
+            async with connection.transaction():
+                await connection.execute("SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '5s'")
+                # Snapshots are taken inside the transaction and die with it: an old one must never be written later.
+                while taken < len(claimed) and entries < self._bounds.entries_max and size < self._bounds.bytes_max:
+                    step = claimed[taken : taken + SNAPSHOT_STEP]
+                    taken += len(step)
+                    found = {snapshot.key: snapshot for snapshot in await self._hot.snapshot(step)}
+                    for key in step:
+                        if key not in found:
+                            absent.append(key)
+                            continue
+                        copy = parse_snapshot(found[key])
+                        copies.append(copy)
+                        entries += len(copy.entries)
+                        size += copy.entries_bytes
+                report = await write_copies(connection, copies)
+            committed = time.monotonic()
+            await self._settle(report, absent, committed - started, len(copies))
+        return claimed[taken:]
+
+    async def _settle(self, report: WriteReport, absent: list[ProgressKey], duration_s: float, copies: int) -> None:
+        """Postgres has it: tell Redis, then the gateways. Everything here may be lost and is done again by the next flush."""
+        outcomes = await self._hot.settle([write.settlement() for write in report.written])
+        notices: dict[str, list[SavedNotice]] = {}
+        for write, outcome in zip(report.written, outcomes, strict=True):
+            if outcome.is_settled and outcome.node:
+                notices.setdefault(outcome.node, []).append(SavedNotice(write.key, write.version, write.streams))
+        await self._hot.publish_saved(notices)
+
+        discards = discarded = 0
+        for copy, row in report.unmatched:
+            # This snapshot is of no use, which proves nothing about the copy: Redis repeats the match on what is there now.
+            is_thrown, thrown = await self._hot.discard_if_diverged(copy.key, row.version, row.last_entry)
+            if is_thrown:
+                discards, discarded = discards + 1, discarded + thrown
+                log.warning(
+                    "a diverged hot copy was thrown away", extra={"progress": copy.key.member, "entries": thrown}
+                )
+        for copy, row in report.beyond:
+            is_thrown, thrown = await self._hot.discard_if_base(copy.key, copy.base_version, copy.base_id)
+            if is_thrown:
+                discards, discarded = discards + 1, discarded + thrown
+                log.error(
+                    "postgres lost commits: a hot copy was thrown away",
+                    extra={
+                        "progress": copy.key.member,
+                        "base": copy.base_version,
+                        "postgres": row.version,
+                        "entries": thrown,
+                    },
+                )
+        for copy in report.gone:
+            # Erased: its row is gone, so nothing of it may be written ever again.
+            await self._hot.discard_if_base(copy.key, copy.base_version, copy.base_id)
+            await self._hot.forget(copy.key)
+            log.warning("a hot copy without a row was dropped", extra={"progress": copy.key.member})
+        for key in absent:
+            await self._hot.forget(key)
+        for refused in report.refused:
+            await self._hot.quarantine(refused.write.key, refused.write.copy, refused.reason)
+            log.error("progress in quarantine", extra={"progress": refused.write.key.member, "reason": refused.reason})
+        if report.dead_letters:
+            log.error("events in dead_letters", extra={"count": report.dead_letters})
+        if self._on_flush is not None:
+            done = (
+                len(report.written)
+                + len(report.refused)
+                + len(report.unmatched)
+                + len(report.beyond)
+                + len(report.gone)
+            )
+            self._on_flush(
+                FlushReport(
+                    duration_s=duration_s,
+                    progress=len(report.written),
+                    updates=report.updates,
+                    dead_letters=report.dead_letters,
+                    quarantined=len(report.refused),
+                    discards=discards,
+                    discarded_entries=discarded,
+                    skipped=copies - done,
+                )
+            )
+
+    async def _flush_everything(self, deadline_s: float) -> bool:
+        """The final flush: nothing waits for its interval any more. Bounded; False when the time ran out."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(deadline_s):
+                while True:
+                    try:
+                        # Looks past leases too: what a dead flusher had claimed is due for us.
+                        if (
+                            not await self.flush_due(ahead_s=self._lease_s + 3600.0)
+                            or not (await self._hot.count_pending()).updates
+                        ):
+                            return True
+                    except (PersistenceError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS) as error:
+                        self._note_failure(error, BACKOFF_FIRST_S)
+                        await asyncio.sleep(BACKOFF_FIRST_S)
+        log.warning("the final flush ran out of time; what is left is kept in redis", extra={"deadline_s": deadline_s})
+        return False
+
+    def _note_failure(self, error: BaseException, backoff_s: float) -> None:
+        """One line when it breaks, and then only about every tenth: an outage is not a flood of log lines."""
+        self.failures += 1
+        if self.is_healthy or self.failures % 10 == 1:
+            level = logging.ERROR if is_broken(error) else logging.WARNING
+            log.log(
+                level,
+                "flush failed, it is repeated",
+                extra={"error": str(error) or type(error).__name__, "backoff_s": backoff_s},
+            )
+        self.is_healthy = False
+
+    async def _open_pool(self) -> asyncpg.Pool[Any]:
+        if self._pool is None:
+            self._pool = await open_pool(self._database_url, size_max=2, application_name="wayhold-flusher")
+        return self._pool
+
+    async def _close_pool(self) -> None:
+        if self._pool is not None:
+            try:
+                await asyncio.wait_for(self._pool.close(), 2.0)
+            except (TimeoutError, *UNAVAILABLE_ERRORS):
+                self._pool.terminate()
+            self._pool = None
+
+    async def _ensure_partitions(self, connection: Any) -> None:
+        if time.monotonic() - self._partitions_checked < PARTITIONS_EVERY_S and self._partitions_checked:
+            return
+        try:
+            await ensure_event_partitions(connection)
+        except asyncpg.PostgresError as error:
+            if is_broken(error):
+                raise StoreUnavailable("postgres", "ensure_event_partitions", error) from error
+            raise
+        self._partitions_checked = time.monotonic()
+
+
+async def _wait(stop: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
