@@ -256,7 +256,7 @@ def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
             history.note_void(*rest)
         case "reset":
             old_device, new_device, renumbered = rest
-            history.note_stream_reset(old_device, new_device, {old: new for old, new in renumbered})
+            history.note_stream_reset(old_device, new_device, dict(renumbered))
         case "resume":
             history.resumes += 1
         case "error":

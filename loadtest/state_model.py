@@ -29,6 +29,7 @@ KNOWN_KINDS = {
     "collectibles": "group",
     "flags": "group",
     "distance_meters": "counter",
+    "current_location": "value",
 }
 EVENTS_WITH_CONTENT = frozenset(
     {
@@ -70,13 +71,15 @@ class StateModel:
     def apply(self, event: Any, effects: Any) -> int | None:
         """Apply one update; None, or the code of what is wrong with it (and nothing has changed)."""
         self._undo.clear()
+        fields_before, bytes_before = len(self._weights), self._bytes
         try:
             if event is None and not effects:
                 raise _Void(INVALID_MESSAGE)
             steps = [*self._read_event(event), *self._read_effects(effects)]
             for step in steps:
                 step()
-            if len(self._weights) > STATE_FIELDS_MAX or self._bytes > STATE_BYTES_MAX:
+            has_outgrown = len(self._weights) > STATE_FIELDS_MAX and len(self._weights) > fields_before
+            if has_outgrown or (self._bytes > STATE_BYTES_MAX and self._bytes > bytes_before):
                 raise _Void(TOO_LARGE)
         except _Void as void:
             while self._undo:
@@ -108,11 +111,21 @@ class StateModel:
         if not isinstance(event, dict):
             raise _Void(INVALID_MESSAGE)
         kind, content_id, data = event.get("type"), event.get("content_id"), event.get("data")
-        if not isinstance(kind, str) or not 1 <= len(kind) <= 50:
+        if not isinstance(kind, str) or not 1 <= len(kind) <= 50 or not _is_clean(kind):
             raise _Void(INVALID_MESSAGE)
-        if content_id is not None and (not isinstance(content_id, str) or len(content_id) > 255):
+        if content_id is not None and not (
+            isinstance(content_id, str) and 1 <= len(content_id) <= 255 and _is_clean(content_id)
+        ):
             raise _Void(INVALID_MESSAGE)
-        if data is not None and not isinstance(data, dict):
+        if not isinstance(data, dict | None):
+            raise _Void(INVALID_MESSAGE)
+        if kind == "waypoint_visited" and data and isinstance(data.get("distance_traveled"), float):
+            # A distance that is no finite number adds nothing and is no error.
+            _walk_value({**data, "distance_traveled": 0}, depth=0, code=INVALID_MESSAGE)
+        else:
+            _walk_value(data, depth=0, code=INVALID_MESSAGE)
+        at = event.get("at")
+        if at is not None and (not isinstance(at, int) or isinstance(at, bool)):
             raise _Void(INVALID_MESSAGE)
         _check_location(event.get("lat"), 90)
         _check_location(event.get("lng"), 180)
@@ -127,7 +140,7 @@ class StateModel:
                     self._op("add", "visited_waypoints", content_id),
                     self._op("set", "current_location", content_id),
                 ]
-                walked = data.get("distance_traveled")
+                walked: Any = data.get("distance_traveled")
                 if _is_number(walked) and walked >= 0:
                     steps.append(self._op("incr", "distance_meters", walked))
                 return steps
@@ -153,7 +166,7 @@ class StateModel:
         if not isinstance(effects, list | tuple):
             raise _Void(INVALID_MESSAGE)
         if len(effects) > EFFECTS_MAX:
-            raise _Void(INVALID_EFFECT)
+            raise _Void(TOO_LARGE)
         steps = []
         for effect in effects:
             if not isinstance(effect, dict):
@@ -171,23 +184,25 @@ class StateModel:
         known = KNOWN_KINDS.get(name)
         if not NAME.match(name) or (dot and not 1 <= len(key) <= KEY_CHARS_MAX):
             raise _Void(INVALID_EFFECT)
+        _refuse(not _is_clean(key))
         if known and (known == "group") != bool(dot):
             raise _Void(INVALID_EFFECT)
         match op:
             case "set":
                 _refuse(known in ("set", "counter"))
                 _check_value(value)
+                _refuse(path == "current_location" and not (isinstance(value, str) and 1 <= len(value) <= 255))
                 return lambda: self._set(name, path, value)
             case "unset":
                 _refuse(known == "set")
                 return lambda: self._unset(name, path)
             case "incr" | "max":
-                _refuse(known == "set")
+                _refuse(known in ("set", "value"))
                 amount = _read_amount(value)
                 return lambda: self._count(name, path, amount, op)
             case "add" | "remove":
                 _refuse(bool(dot) or known not in (None, "set"))
-                _refuse(not isinstance(value, str) or len(value) > MEMBER_CHARS_MAX)
+                _refuse(not isinstance(value, str) or not 1 <= len(value) <= MEMBER_CHARS_MAX or not _is_clean(value))
                 return lambda: self._change_set(name, value, op)
         raise _Void(INVALID_EFFECT)
 
@@ -208,11 +223,8 @@ class StateModel:
     def _count(self, name: str, path: str, amount: Decimal, op: str) -> None:
         self._claim_leaf(name, path)
         _refuse(path in self.values)
-        before = self.counters.get(path)
-        if op == "incr":
-            after = (before or Decimal(0)) + amount
-        else:
-            after = amount if before is None else max(before, amount)
+        before = self.counters.get(path, Decimal(0))
+        after = before + amount if op == "incr" else max(before, amount)
         _refuse(abs(after) > COUNTER_MAX)
         self._put(self.counters, path, after, f"c:{path}", len(str(int(after / MILLIONTH))))
 
@@ -220,7 +232,7 @@ class StateModel:
         _refuse(name in self.values or name in self.counters or name in self.groups)
         if name not in self.sets:
             self.sets[name] = set()
-            self._undo.append(lambda: self.sets.pop(name) and None)
+            self._undo.append(lambda: _forget(self.sets, name))
             self._weigh(f"s:{name}", 0)
         members = self.sets[name]
         if op == "add" and member not in members:
@@ -251,7 +263,7 @@ class StateModel:
             before = leaves[path]
             self._undo.append(lambda: leaves.__setitem__(path, before))
         else:
-            self._undo.append(lambda: leaves.pop(path) and None)
+            self._undo.append(lambda: _forget(leaves, path))
         leaves[path] = after
         self._weigh(field, stored_bytes)
 
@@ -270,7 +282,7 @@ class StateModel:
         self._note_weight(field, None if stored_bytes is None else len(field.encode()) + stored_bytes)
 
     def _note_weight(self, field: str, weight: int | None) -> None:
-        self._bytes += (weight or 0) - (self._weights.pop(field, None) or 0)
+        self._bytes += (weight or 0) - self._weights.pop(field, 0)
         if weight is not None:
             self._weights[field] = weight
 
@@ -327,31 +339,58 @@ def _check_value(value: Any) -> None:
         raise _Void(TOO_LARGE)
 
 
-def _walk_value(value: Any, *, depth: int) -> None:
-    _refuse(depth > VALUE_DEPTH_MAX)
+def _walk_value(value: Any, *, depth: int, code: int = INVALID_EFFECT) -> None:
+    """Refuse what JSON, a reader of it, or Postgres would not take."""
     if value is None or isinstance(value, bool):
         return
     if isinstance(value, str):
-        _refuse("\0" in value or any("\ud800" <= char <= "\udfff" for char in value))
+        is_fine = _is_clean(value)
     elif isinstance(value, int):
-        _refuse(not -(2**63) <= value < 2**63)
+        is_fine = -(2**63) <= value < 2**63
     elif isinstance(value, float | Decimal):
-        _refuse(not math.isfinite(value))
+        is_fine = math.isfinite(value)
+    elif isinstance(value, list | tuple | dict):
+        is_fine = depth < VALUE_DEPTH_MAX
+    else:
+        is_fine = False
+    if not is_fine:
+        raise _Void(code)
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str) or not _is_clean(key):
+                raise _Void(code)
+            _walk_value(item, depth=depth + 1, code=code)
     elif isinstance(value, list | tuple):
         for item in value:
-            _walk_value(item, depth=depth + 1)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _refuse(not isinstance(key, str))
-            _walk_value(key, depth=depth + 1)
-            _walk_value(item, depth=depth + 1)
-    else:
-        raise _Void(INVALID_EFFECT)
+            _walk_value(item, depth=depth + 1, code=code)
+
+
+def _is_clean(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _forget(leaves: dict[str, Any], path: str) -> None:
+    del leaves[path]
 
 
 def _json_bytes(value: Any) -> bytes:
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=float)
-    return text.encode("utf-8", "surrogatepass")
+    """The value as it is stored: its length counts against the bounds."""
+    return _write_json(value).encode("utf-8", "surrogatepass")
+
+
+def _write_json(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_quote(key)}:{_write_json(value[key])}" for key in sorted(value)) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(map(_write_json, value)) + "]"
+    if isinstance(value, float) and abs(value) >= 1e16:
+        # JSONB spells large numbers out; where 64 bits would take them for integers they keep a place.
+        return f"{int(value)}.0" if abs(value) < 2**63 else repr(value)
+    return _quote(value + 0.0 if isinstance(value, float) else value)  # + 0.0: JSONB has no negative zero
+
+
+def _quote(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=float)
 
 
 def _compare(expected: Any, actual: Any, at: str, found: list[str]) -> None:

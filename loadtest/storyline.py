@@ -1,8 +1,8 @@
 """
 What a simulated player does next: believable steps of every kind the protocol knows.
 
-Owns the mix. Each player has a story of its own, fixed by its seed: it walks from waypoint to waypoint, picks things up,
-starts and finishes quests, and now and then does something that no gateway may accept (`expected_code`), because a
+Owns the mix. Each player has a story of its own, fixed by its seed: it walks from waypoint to waypoint, picks things
+up, starts and finishes quests, and now and then does something that no gateway may accept (`expected_code`), because a
 void update must use up its number and nothing else. Stories stay small: a state never grows near its bounds.
 
 Pure; when steps are made is up to player.py.

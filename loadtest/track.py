@@ -82,7 +82,7 @@ def parse_track(raw: bytes, *, title: str) -> Track:
         parser.Parse(raw, True)
     except expat.ExpatError as fault:
         raise TrackRefused(f"not a GPX file: {expat.ErrorString(fault.code)} in line {fault.lineno}") from fault
-    except ValueError as fault:  # an encoding that expat does not know
+    except (ValueError, LookupError) as fault:  # an encoding that nobody knows
         raise TrackRefused(f"not a GPX file: {fault}") from fault
     places = reader.points["wpt"] or reader.points["rtept"]
     if not places and not reader.points["trkpt"]:
