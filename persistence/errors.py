@@ -30,7 +30,10 @@ class StoreFull(PersistenceError):
 
 
 class StoreUnfit(PersistenceError):
-    """A store answers but cannot be used: too old, evicting, volatile, read-only, wrong schema. `advice` says what to do."""
+    """
+    A store answers but cannot be used: too old, evicting, volatile, read-only, wrong schema. `advice` says what to
+    do.
+    """
 
     def __init__(self, store: str, reason: str, advice: str) -> None:
         super().__init__(f"{store}: {reason}; {advice}")

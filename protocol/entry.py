@@ -66,7 +66,10 @@ class UpdateBody:
 
 @dataclass(slots=True)
 class SessionBody:
-    """A whole session: written as an upsert by id, so that start and end may arrive in any order. `ended_ms` 0: it is open."""
+    """
+    A whole session: written as an upsert by id, so that start and end may arrive in any order. `ended_ms` 0: it is
+    open.
+    """
 
     session_id: str
     user_id: str

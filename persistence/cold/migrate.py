@@ -147,7 +147,7 @@ async def _connect(database_url: str) -> Any:
 async def _close(connection: Any) -> None:
     try:
         await asyncio.wait_for(connection.close(), 2.0)
-    except (TimeoutError, *UNAVAILABLE_ERRORS):
+    except UNAVAILABLE_ERRORS:
         connection.terminate()
 
 

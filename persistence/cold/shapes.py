@@ -13,7 +13,8 @@ class ColdProgress:
     A progress as Postgres holds it, read in one statement.
 
     `row_id` and `last_entry` are 32 hex digits; entry 0 of a progress has its row id. `device_seq` is the saved seq of
-    the device that was asked for, 0 when Postgres never heard of it. `session_ended` answers for the session that was asked for.
+    the device that was asked for, 0 when Postgres never heard of it. `session_ended` answers for the session that was
+    asked for.
     """
 
     key: ProgressKey

@@ -1,5 +1,6 @@
 """
-The cold store as the gateway sees it: creating and reading progress, profiles, history. The flusher writes (persistence.flusher).
+The cold store as the gateway sees it: creating and reading progress, profiles, history. The flusher writes
+(persistence.flusher).
 
 Promise: every call answers or raises StoreUnavailable within `CALL_TIMEOUT_S`. Reads are one statement, so what they
 return existed at one instant.
@@ -42,7 +43,7 @@ class ColdStore:
         """Bounded: a connection that does not close is dropped."""
         try:
             await asyncio.wait_for(self._pool.close(), 2.0)
-        except (TimeoutError, *UNAVAILABLE_ERRORS):
+        except UNAVAILABLE_ERRORS:
             self._pool.terminate()
 
     async def open_progress(self, key: ProgressKey, device: str) -> ColdProgress:
@@ -59,7 +60,10 @@ class ColdStore:
         return found
 
     async def find_progress(self, key: ProgressKey, device: str, session_id: str | None = None) -> ColdProgress | None:
-        """Read a progress, how far `device` got in it, and whether `session_id` has ended; None when there is no such progress."""
+        """
+        Read a progress, how far `device` got in it, and whether `session_id` has ended; None when there is no such
+        progress.
+        """
         row = await self._call(
             "find_progress",
             lambda c: c.fetchrow(self._sql["find_progress"], key.user_id, key.experience, device, session_id),

@@ -2,8 +2,8 @@
 Write-behind: moves accepted entries and dirty state from Redis to Postgres.
 
 Promise: an accepted update reaches Postgres exactly once and in order, even when this process dies between any two
-lines. Redis forgets an update only after Postgres has committed it; work that is repeated changes nothing. A healthy hot
-copy is never thrown away, however slow Postgres is and however many flushers run.
+lines. Redis forgets an update only after Postgres has committed it; work that is repeated changes nothing. A healthy
+hot copy is never thrown away, however slow Postgres is and however many flushers run.
 
 Not here: what a snapshot means (plan.py), the transaction (write.py). When progress falls due is decided where it
 becomes dirty (persistence.hot).
@@ -28,7 +28,7 @@ from persistence.errors import PersistenceError, StoreUnavailable
 from persistence.flusher.plan import Copy, parse_snapshot
 from persistence.flusher.write import WriteReport, write_copies
 from persistence.hot.shapes import SavedNotice
-from persistence.hot.store import HotStore
+from persistence.hot.store import HotStore, Snapshot
 from persistence.progress_key import ProgressKey
 
 log = logging.getLogger("wayhold.flusher")
@@ -45,6 +45,9 @@ SNAPSHOT_STEP = 32
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
 
 PARTITIONS_EVERY_S = 3600.0
+
+FLUSH_FAILURES: tuple[type[BaseException], ...] = (PersistenceError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
+"""What may happen to a flush without being our fault: it is repeated."""
 
 # A lapsed claim means two flushers on the same progress: harmless, but wasted work. So a claim outlives any flush.
 CLAIM_LEASE_S = 30.0
@@ -112,7 +115,7 @@ class Flusher:
             while not stop.is_set():
                 try:
                     claimed = await self.flush_due()
-                except (PersistenceError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS) as error:
+                except FLUSH_FAILURES as error:
                     self._note_failure(error, backoff_s)
                     await _wait(stop, backoff_s * random.uniform(0.5, 1.0))
                     backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
@@ -158,6 +161,7 @@ class Flusher:
         copies: list[Copy] = []
         entries = size = taken = 0
         absent: list[ProgressKey] = []
+        unreadable: list[tuple[Snapshot, Exception]] = []
         async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
             async with connection.transaction():
                 await connection.execute("SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '5s'")
@@ -170,17 +174,26 @@ class Flusher:
                         if key not in found:
                             absent.append(key)
                             continue
-                        copy = parse_snapshot(found[key])
+                        try:
+                            copy = parse_snapshot(found[key])
+                        except (ValueError, KeyError) as error:
+                            unreadable.append((found[key], error))
+                            continue
                         copies.append(copy)
                         entries += len(copy.entries)
                         size += copy.entries_bytes
                 report = await write_copies(connection, copies)
             committed = time.monotonic()
             await self._settle(report, absent, committed - started, len(copies))
+            for snapshot, error in unreadable:
+                await self._quarantine(snapshot.key, snapshot.hash[b"copy"].decode(), f"unreadable: {error!r}")
         return claimed[taken:]
 
     async def _settle(self, report: WriteReport, absent: list[ProgressKey], duration_s: float, copies: int) -> None:
-        """Postgres has it: tell Redis, then the gateways. Everything here may be lost and is done again by the next flush."""
+        """
+        Postgres has it: tell Redis, then the gateways. Everything here may be lost and is done again by the next
+        flush.
+        """
         outcomes = await self._hot.settle([write.settlement() for write in report.written])
         notices: dict[str, list[SavedNotice]] = {}
         for write, outcome in zip(report.written, outcomes, strict=True):
@@ -190,7 +203,8 @@ class Flusher:
 
         discards = discarded = 0
         for copy, row in report.unmatched:
-            # This snapshot is of no use, which proves nothing about the copy: Redis repeats the match on what is there now.
+            # This snapshot is of no use, which proves nothing about the copy: Redis repeats the match on what is
+            # there now.
             is_thrown, thrown = await self._hot.discard_if_diverged(copy.key, row.version, row.last_entry)
             if is_thrown:
                 discards, discarded = discards + 1, discarded + thrown
@@ -218,8 +232,7 @@ class Flusher:
         for key in absent:
             await self._hot.forget(key)
         for refused in report.refused:
-            await self._hot.quarantine(refused.write.key, refused.write.copy, refused.reason)
-            log.error("progress in quarantine", extra={"progress": refused.write.key.member, "reason": refused.reason})
+            await self._quarantine(refused.write.key, refused.write.copy, refused.reason)
         if report.dead_letters:
             log.error("events in dead_letters", extra={"count": report.dead_letters})
         if self._on_flush is not None:
@@ -243,6 +256,10 @@ class Flusher:
                 )
             )
 
+    async def _quarantine(self, key: ProgressKey, copy: str, reason: str) -> None:
+        await self._hot.quarantine(key, copy, reason[:500])
+        log.error("progress in quarantine", extra={"progress": key.member, "reason": reason[:500]})
+
     async def _flush_everything(self, deadline_s: float) -> bool:
         """The final flush: nothing waits for its interval any more. Bounded; False when the time ran out."""
         with suppress(TimeoutError):
@@ -255,7 +272,7 @@ class Flusher:
                             or not (await self._hot.count_pending()).updates
                         ):
                             return True
-                    except (PersistenceError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS) as error:
+                    except FLUSH_FAILURES as error:
                         self._note_failure(error, BACKOFF_FIRST_S)
                         await asyncio.sleep(BACKOFF_FIRST_S)
         log.warning("the final flush ran out of time; what is left is kept in redis", extra={"deadline_s": deadline_s})
@@ -282,7 +299,7 @@ class Flusher:
         if self._pool is not None:
             try:
                 await asyncio.wait_for(self._pool.close(), 2.0)
-            except (TimeoutError, *UNAVAILABLE_ERRORS):
+            except UNAVAILABLE_ERRORS:
                 self._pool.terminate()
             self._pool = None
 

@@ -146,7 +146,10 @@ def judge(copy: Copy, row: Row) -> Verdict:
 
 
 def plan_write(copy: Copy, row: Row) -> ProgressWrite:
-    """What to write for a copy of the same history. What Postgres has already is settled again, and written not at all."""
+    """
+    What to write for a copy of the same history. What Postgres has already is settled again, and written not at
+    all.
+    """
     streams: dict[str, int] = {}
     voids: list[str] = []
     write = ProgressWrite(

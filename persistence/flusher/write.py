@@ -3,8 +3,8 @@ One flush transaction: rows locked, snapshots judged, everything of a progress w
 
 Promise: what this wrote and committed is in Postgres exactly once, whoever else flushed the same progress before or
 meanwhile, because new entries are told from old ones by version under the row lock. A row that Postgres refuses for its
-data never holds up another: the batch is halved to find it. An event goes to `dead_letters` and the rest of its progress
-is written; a state, session or stream that is refused puts its whole progress aside.
+data never holds up another: the batch is halved to find it. An event goes to `dead_letters` and the rest of its
+progress is written; a state, session or stream that is refused puts its whole progress aside.
 
 Not here: claiming and settling (flusher.py), what a snapshot means (plan.py).
 """
@@ -21,7 +21,7 @@ import asyncpg
 from persistence.cold.connect import is_refused
 from persistence.cold.queries import queries
 from persistence.flusher.plan import Copy, Entry, ProgressWrite, Row, Verdict, instant, judge, plan_write
-from protocol.entry import UpdateBody
+from protocol.entry import SessionBody, UpdateBody
 
 
 @dataclass(slots=True)
@@ -145,7 +145,7 @@ async def _write_progress(connection: Any, sql: dict[str, str], writes: Sequence
     streams = sorted((w.row.id, device, seq) for w in changed for device, seq in w.streams.items())
     if streams:
         await connection.execute(sql["upsert_device_streams"], *_columns(streams, 3))
-    sessions = {}
+    sessions: dict[str, SessionBody] = {}
     for write in changed:
         for s in write.sessions:
             known = sessions.get(s.session_id)
@@ -174,7 +174,10 @@ async def _write_progress(connection: Any, sql: dict[str, str], writes: Sequence
 
 
 async def _add_to_profiles(connection: Any, sql: dict[str, str], writes: Sequence[ProgressWrite]) -> None:
-    """Profiles come after progress for everybody who locks both, and in id order, so that flushes never wait in a circle."""
+    """
+    Profiles come after progress for everybody who locks both, and in id order, so that flushes never wait in a
+    circle.
+    """
     gains: dict[str, list[int]] = {}
     achievements: dict[str, set[str]] = {}
     for write in writes:

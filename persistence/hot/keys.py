@@ -1,7 +1,8 @@
 """
 The table of Redis keys: every name that Wayhold uses, and how players spread over partitions.
 
-A partition's hash tag makes all keys of its players fall into one cluster slot, so that one script can change them together.
+A partition's hash tag makes all keys of its players fall into one cluster slot, so that one script can change them
+together.
 """
 
 from __future__ import annotations
@@ -41,11 +42,17 @@ class HotKeys:
         return binascii.crc_hqx(user_id.encode(), 0) % self.partitions
 
     def session(self, user_id: str) -> str:
-        """hash: the active session: id, current_experience, current_location, session_start, last_activity, node, connection, device, claims."""
+        """
+        hash: the active session: id, current_experience, current_location, session_start, last_activity, node,
+        connection, device, claims.
+        """
         return f"{{p{self.partition(user_id)}}}:player:{user_id}:session"
 
     def progress(self, key: ProgressKey) -> str:
-        """hash: copy, version, base, accepted and saved seq per device, and the state as flat fields (`protocol.state`)."""
+        """
+        hash: copy, version, base, accepted and saved seq per device, and the state as flat fields
+        (`protocol.state`).
+        """
         return f"{{p{self.partition(key.user_id)}}}:player:{key.user_id}:progress:{key.experience}"
 
     def pending(self, key: ProgressKey) -> str:

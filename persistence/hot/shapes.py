@@ -35,7 +35,8 @@ class HotUpdate:
 @dataclass(slots=True)
 class UpdateGroup:
     """
-    Updates of one connection, in order; none at all is a heartbeat (the same comparisons, nothing written but activity).
+    Updates of one connection, in order; none at all is a heartbeat (the same comparisons, nothing written but
+    activity).
 
     `copy` is the copy name this connection was welcomed with; `told` the highest seq it was told is accepted.
     """

@@ -46,10 +46,16 @@ CALL_TIMEOUT_S = 1.0
 """How long Redis may take for one call. Longer, and a stalled Redis looks like a dead gateway to its players."""
 
 READ_AGE_MAX_MS = 5_000
-"""How old a read of Postgres may be when it is installed: far below any failover, so that it cannot bring lost commits back."""
+"""
+How old a read of Postgres may be when it is installed: far below any failover, so that it cannot bring lost commits
+back.
+"""
 
 ACTIVITY_MS = 5_000
-"""How often a playing session's `last_activity` is written. Lower costs two writes more per message; it is the precision of an expiry."""
+"""
+How often a playing session's `last_activity` is written. Lower costs two writes more per message; it is the
+precision of an expiry.
+"""
 
 PENDING_DUE_UPDATES = 1_000
 """A progress with this many pending entries is flushed at once, whatever the interval."""
@@ -188,9 +194,7 @@ class HotStore:
     # --- sessions --------------------------------------------------------------------------------------------------
 
     async def find_session(self, user_id: str) -> HotSession | None:
-        found: dict[bytes, bytes] = await self._call(
-            "find_session", lambda: self._client.hgetall(self._keys.session(user_id))
-        )
+        found = await self._read_hash("find_session", self._keys.session(user_id))
         if b"id" not in found:
             return None
         return HotSession(
@@ -276,9 +280,7 @@ class HotStore:
     # --- hydrating -------------------------------------------------------------------------------------------------
 
     async def find_progress(self, key: ProgressKey) -> HotProgress | None:
-        found: dict[bytes, bytes] = await self._call(
-            "find_progress", lambda: self._client.hgetall(self._keys.progress(key))
-        )
+        found = await self._read_hash("find_progress", self._keys.progress(key))
         return parse_progress(found) if b"copy" in found else None
 
     async def install(self, cold: ColdProgress, read_started_ms: int) -> tuple[bool, int]:
@@ -315,7 +317,10 @@ class HotStore:
         return outcome >= 0, thrown
 
     async def install_device(self, key: ProgressKey, device: str, seq: int, read_started_ms: int) -> bool:
-        """Load how far a stream got in Postgres, if the copy does not know it. False: no copy is there, or the read is too old."""
+        """
+        Load how far a stream got in Postgres, if the copy does not know it. False: no copy is there, or the read is
+        too old.
+        """
         reply = await self._run(
             "install_device", [self._keys.progress(key)], [device, seq, read_started_ms, READ_AGE_MAX_MS]
         )
@@ -460,7 +465,10 @@ class HotStore:
         return bool(await self._run("make_due", [self._keys.of_group(key)[3]], [key.member]) == 1)
 
     async def count_pending(self, progress_max: int = 100_000) -> PendingTotals:
-        """Add up what is pending. Its cost grows with the number of dirty progress: ask every few seconds, not per message."""
+        """
+        Add up what is pending. Its cost grows with the number of dirty progress: ask every few seconds, not per
+        message.
+        """
 
         async def members() -> list[list[bytes]]:
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -482,7 +490,10 @@ class HotStore:
     # --- telling gateways ------------------------------------------------------------------------------------------
 
     async def publish_saved(self, notices: Mapping[str, Sequence[SavedNotice]]) -> None:
-        """Tell each node what was saved for its players. A notice that is lost costs nothing: `saved` rides on every ack and pong."""
+        """
+        Tell each node what was saved for its players. A notice that is lost costs nothing: `saved` rides on every
+        ack and pong.
+        """
 
         async def publish() -> None:
             async with self._client.pipeline(transaction=False) as pipeline:
@@ -495,7 +506,10 @@ class HotStore:
             await self._call("publish_saved", publish)
 
     async def notices(self, node: str) -> AsyncIterator[list[SavedNotice]]:
-        """What flushers saved for the players of `node`, for ever. Connects again by itself; what was missed meanwhile is missed."""
+        """
+        What flushers saved for the players of `node`, for ever. Connects again by itself; what was missed meanwhile
+        is missed.
+        """
         backoff_s = 0.1
         while True:
             channel = self._client.pubsub(ignore_subscribe_messages=True)
@@ -519,6 +533,10 @@ class HotStore:
 
     # --- calls -----------------------------------------------------------------------------------------------------
 
+    async def _read_hash(self, operation: str, key: str) -> dict[bytes, bytes]:
+        found: dict[Any, Any] = await self._call(operation, lambda: self._client.hgetall(key))
+        return found
+
     async def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         script = self._scripts[name]
         return await self._call(name, lambda: script(keys=keys, args=args))
@@ -538,7 +556,10 @@ class HotStore:
 
 @dataclass(slots=True)
 class Settlement:
-    """What Postgres has of a progress after a commit: its newest entry there, how far each stream got, void notes that are over."""
+    """
+    What Postgres has of a progress after a commit: its newest entry there, how far each stream got, void notes that
+    are over.
+    """
 
     key: ProgressKey
     version: int
@@ -561,7 +582,10 @@ def pairs(flat: list[bytes]) -> dict[bytes, bytes]:
 
 
 def parse_progress(fields: Mapping[bytes, bytes]) -> HotProgress:
-    """A progress hash by the meaning of its fields: names of several letters are ours, one-letter prefixes are the state's."""
+    """
+    A progress hash by the meaning of its fields: names of several letters are ours, one-letter prefixes are the
+    state's.
+    """
     progress = HotProgress(
         copy=fields[b"copy"].decode(),
         row_id=fields[b"row"].decode(),

@@ -1,4 +1,7 @@
-"""`apply_updates.lua` against the reference of what ops do (`protocol.state.apply_ops`), on a real Redis-compatible server."""
+"""
+`apply_updates.lua` against the reference of what ops do (`protocol.state.apply_ops`), on a real Redis-compatible
+server.
+"""
 
 from __future__ import annotations
 

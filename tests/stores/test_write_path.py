@@ -1,4 +1,7 @@
-"""The write path on real servers, operation by operation: what is taken, what is refused, what Postgres holds afterwards."""
+"""
+The write path on real servers, operation by operation: what is taken, what is refused, what Postgres holds
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -284,3 +287,16 @@ async def test_last_waypoint_of_many_devices_is_saved_for_each_stream(stores: St
     await stores.flush()
     rows = await stores.fetch("SELECT device_id, last_seq FROM device_streams ORDER BY device_id")
     assert [tuple(row) for row in rows] == [("phone", 1), ("tablet", 2)]
+
+
+async def test_unreadable_entry_quarantines_its_progress_and_no_other(stores: Stores) -> None:
+    player, other = stores.player(), stores.player()
+    await player.hello()
+    await other.hello()
+    await player.send(player.make(WAYPOINT))
+    await other.send(other.make(WAYPOINT))
+    await stores.hot._client.rpush(stores.hot._keys.pending(player.key), b"not an entry")
+    await stores.flush()
+    assert len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 1
+    progress = await stores.hot.find_progress(player.key)
+    assert progress is not None and progress.quarantine.startswith("unreadable")
