@@ -25,7 +25,7 @@ from protocol.limits import (
     VALUE_BYTES_MAX,
 )
 from protocol.state import KNOWN_KINDS, NAME_PATTERN
-from protocol.values import ValueRefused, canonical_json, is_clean_text, to_millionths
+from protocol.values import ValueRefused, canonical_json, clean_text_json, is_clean_text, to_millionths
 
 __all__ = ["OPS", "CompiledUpdate", "Op", "VoidUpdate", "compile_update"]
 
@@ -128,12 +128,13 @@ def _compile_effect(effect: Any, ops: list[Op]) -> bytes:
             raise ValueRefused("value: current_location is text of 1 to 255 characters")
         ops.append((verb, path, name, written))
     elif verb == "incr" or verb == "max":
+        # A bool is an int to `%d`, so the number is judged first.
         ops.append((verb, path, name, to_millionths(value)))
-        written = canonical_json(value)
+        written = b"%d" % value if type(value) is int else canonical_json(value)
     else:
-        if type(value) is not str or not 1 <= len(value) <= SET_MEMBER_CHARS_MAX:
+        if type(value) is not str or not 1 <= len(value) <= SET_MEMBER_CHARS_MAX or not is_clean_text(value):
             raise ValueRefused("value: a member of a set is text of 1 to 128 characters")
-        written = canonical_json(value)
+        written = clean_text_json(value)
         ops.append((verb, path, name, value))
     return b'%b,"value":%b}' % (opening, written)
 

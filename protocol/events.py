@@ -22,7 +22,7 @@ from protocol.limits import (
     SET_MEMBER_CHARS_MAX,
     TIME_MS_MAX,
 )
-from protocol.values import ValueRefused, canonical_json, is_clean_text, to_millionths
+from protocol.values import ValueRefused, canonical_json, clean_text_json, is_clean_text, to_millionths
 
 Op = tuple[Any, ...]
 """(op, path, name, arg[, other]): see state.py for what each does."""
@@ -62,11 +62,13 @@ def read_event(raw: object) -> Event:
         raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "event: must be a map")
     read = raw.get
     kind = read("type")
-    if type(kind) is not str or not 1 <= len(kind) <= EVENT_TYPE_CHARS_MAX or not is_clean_text(kind):
+    if type(kind) is not str:
+        raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "event.type: must be text of 1 to 50 characters")
+    known = KNOWN_EVENTS.get(kind)
+    if known is None and not (1 <= len(kind) <= EVENT_TYPE_CHARS_MAX and is_clean_text(kind)):
         raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "event.type: must be text of 1 to 50 characters")
     content_id = read("content_id")
     if content_id is None:
-        known = KNOWN_EVENTS.get(kind)
         if known is not None and known.needs_content_id:
             raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "event.content_id: this event type needs one")
     elif (
@@ -132,7 +134,7 @@ def _imply_waypoint_visited(event: Event) -> list[Op]:
     place = _member(event)
     ops: list[Op] = [
         ("add", "visited_waypoints", "visited_waypoints", place),
-        ("set", "current_location", "current_location", canonical_json(place)),
+        ("set", "current_location", "current_location", clean_text_json(place)),
     ]
     distance = event.data.get("distance_traveled")
     if (type(distance) is float or type(distance) is int) and distance >= 0:
@@ -141,7 +143,7 @@ def _imply_waypoint_visited(event: Event) -> list[Op]:
 
 
 def _imply_location_reached(event: Event) -> list[Op]:
-    return [("set", "current_location", "current_location", canonical_json(event.content_id))]
+    return [("set", "current_location", "current_location", clean_text_json(event.content_id or ""))]
 
 
 def _imply_quest_started(event: Event) -> list[Op]:

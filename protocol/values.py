@@ -36,6 +36,11 @@ def canonical_json(value: object) -> bytes:
         raise ValueRefused("text with a lone surrogate") from None
 
 
+def clean_text_json(text: str) -> bytes:
+    """`canonical_json` of text that `is_clean_text` has passed, without looking again."""
+    return _quote(text).encode()
+
+
 def check_value(value: object) -> None:
     """Raises ValueRefused for a value that cannot be kept."""
     canonical_json(value)
@@ -118,25 +123,25 @@ def millionths_number(millionths: int) -> int | float:
 _PLAINLY_ROUNDED: Final = 1e12
 
 
-def _write(value: object, depth: int) -> str:
+def _write(value: Any, depth: int) -> str:
     kind = type(value)
     if kind is str:
-        if "\0" in value:  # type: ignore[operator]
+        if "\0" in value:
             raise ValueRefused("text with a NUL character")
-        return _quote(value)  # type: ignore[arg-type]
+        return _quote(value)
     if kind is int:
-        if INTEGER_MIN <= value <= INTEGER_MAX:  # type: ignore[operator]
+        if INTEGER_MIN <= value <= INTEGER_MAX:
             return int.__repr__(value)
         raise ValueRefused("an integer beyond 64 bits")
     if kind is float:
-        return _write_float(value)  # type: ignore[arg-type]
+        return _write_float(value)
     if kind is dict:
         if depth >= VALUE_DEPTH_MAX:
             raise ValueRefused("nested deeper than 16")
         depth += 1
         parts = []
         try:
-            keys = sorted(value)  # type: ignore[call-overload]
+            keys = sorted(value) if len(value) > 1 else value
         except TypeError:
             raise ValueRefused("a key that is not text") from None
         for key in keys:
@@ -144,13 +149,13 @@ def _write(value: object, depth: int) -> str:
                 raise ValueRefused("a key that is not text")
             if "\0" in key:
                 raise ValueRefused("a key with a NUL character")
-            parts.append(f"{_quote(key)}:{_write(value[key], depth)}")  # type: ignore[index]
+            parts.append(f"{_quote(key)}:{_write(value[key], depth)}")
         return "{" + ",".join(parts) + "}"
     if kind is list:
         if depth >= VALUE_DEPTH_MAX:
             raise ValueRefused("nested deeper than 16")
         depth += 1
-        return "[" + ",".join([_write(item, depth) for item in value]) + "]"  # type: ignore[attr-defined]
+        return "[" + ",".join([_write(item, depth) for item in value]) + "]"
     if value is None:
         return "null"
     if value is True:
