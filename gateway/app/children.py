@@ -38,9 +38,10 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from gateway.app.errors import PortTaken, SettingsError
+from persistence.embedded.log_file import open_log
 
 LISTEN_BACKLOG = 4096
 READY_LINE_BYTES_MAX = 4096
@@ -95,16 +96,17 @@ class PythonChild:
             "WAYHOLD_READY_FD": str(ready_write),
             **{name: str(listener.fileno()) for name, listener in self._sockets.items()},
         }
-        log: IO[bytes] | None = None
+        log_fd = None
         try:
             if self.log_path is not None:
-                log = self.log_path.open("ab")
+                log_fd = open_log(self.log_path)
+            output = log_fd if log_fd is not None else sys.stderr.fileno()
             self._process = subprocess.Popen(
                 self._command,
                 env=environment,
                 stdin=subprocess.DEVNULL,
-                stdout=log if log is not None else sys.stderr.fileno(),
-                stderr=log if log is not None else sys.stderr.fileno(),
+                stdout=output,
+                stderr=output,
                 pass_fds=(
                     self._lifeline_read,
                     ready_write,
@@ -115,8 +117,8 @@ class PythonChild:
             )
         finally:
             os.close(ready_write)
-            if log is not None:
-                log.close()
+            if log_fd is not None:
+                os.close(log_fd)
 
     def check_ready(self) -> bool:
         """Whether the process has said that it is ready. Cheap."""

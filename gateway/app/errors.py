@@ -68,3 +68,25 @@ class DataFolderBusy(CommandError):
     """Another Wayhold owns the data folder."""
 
     exit_code = ExitCode.BUSY
+
+
+def find_command_error(error: Exception) -> CommandError | None:
+    """The same fault as one of ours, if it is one that a user or a server caused; None for a bug."""
+    if isinstance(error, CommandError):
+        return error
+    # Imported here: most commands never touch the embedded servers, and nothing failed yet.
+    from persistence.embedded.errors import ChildFailed, DataFolderUnusable, EmbeddedError
+    from persistence.embedded.errors import DataFolderBusy as FolderBusy
+    from persistence.errors import PersistenceError
+
+    if isinstance(error, FolderBusy):
+        return DataFolderBusy(error.reason, error.advice)
+    if isinstance(error, DataFolderUnusable):
+        return UnusableFolder(error.reason, error.advice)
+    if isinstance(error, ChildFailed):
+        return ChildGaveUp(error.reason, error.advice or "its last lines stand above", error.log_tail)
+    if isinstance(error, EmbeddedError):
+        return UnfitDependency(error.reason, error.advice)
+    if isinstance(error, PersistenceError):
+        return UnfitDependency(str(error))
+    return None

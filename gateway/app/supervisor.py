@@ -102,6 +102,7 @@ class Supervisor:
         self._clock = clock
         self._supervised: list[Supervised] = []
         self._signals = 0
+        self.first_signal: int | None = None
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -346,8 +347,10 @@ class Supervisor:
         if self._signals:
             raise StopRequested
 
-    def _on_signal(self, _number: int, _frame: object) -> None:
+    def _on_signal(self, number: int, _frame: object) -> None:
         self._signals += 1
+        if self.first_signal is None:
+            self.first_signal = number
 
 
 class _HopelessChild(CommandError):

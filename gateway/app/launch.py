@@ -1,0 +1,155 @@
+"""
+What `dev` and `serve` have in common: ports, the environment of the children, the children themselves, the addresses.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gateway
+from gateway.app.children import PythonChild, open_listeners
+from gateway.app.settings import Settings
+from gateway.app.settings_source import environment_of
+from gateway.app.supervisor import Supervisor
+
+# Children of a higher stage start later and stop earlier: gateways first stop making work, then flushers finish it.
+STAGE_VALKEY, STAGE_POSTGRES, STAGE_FLUSHERS, STAGE_GATEWAYS = range(4)
+
+STOP_MARGIN_S = 2.0  # after its own deadline a child is not trusted to end by itself
+START_DEADLINE_S = 30.0
+FILES_WANTED = 65_536
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The sockets that players and operators connect to. Bound once, kept through every restart of a gateway."""
+
+    play: Sequence[socket.socket]
+    ops: socket.socket
+    play_host: str
+    ops_host: str
+
+    @classmethod
+    def open(cls, settings: Settings) -> Ports:
+        """Raises PortTaken, SettingsError."""
+        play = open_listeners(settings.play_host, settings.play_port, settings.workers, "play")
+        try:
+            ops = open_listeners(settings.ops_host, settings.ops_port, 1, "ops")[0]
+        except BaseException:
+            for listener in play:
+                listener.close()
+            raise
+        return cls(play, ops, settings.play_host, settings.ops_host)
+
+    @property
+    def play_port(self) -> int:
+        return int(self.play[0].getsockname()[1])
+
+    @property
+    def ops_port(self) -> int:
+        return int(self.ops.getsockname()[1])
+
+    @property
+    def play_url(self) -> str:
+        return f"ws://{_reachable(self.play_host)}:{self.play_port}/v1/play"
+
+    @property
+    def ops_url(self) -> str:
+        return f"http://{_reachable(self.ops_host)}:{self.ops_port}"
+
+    def close(self) -> None:
+        """Nobody new comes in once the gateways have closed theirs too."""
+        for listener in (*self.play, self.ops):
+            listener.close()
+
+
+def add_children(
+    supervisor: Supervisor,
+    settings: Settings,
+    ports: Ports,
+    *,
+    metrics_dir: Path,
+    logs_dir: Path | None = None,
+    redis_warning: str = "",
+) -> None:
+    """Gateways and flushers, not started yet. `settings` has the URLs and the key that they shall use."""
+    settings = replace(settings, play_port=ports.play_port, ops_port=ports.ops_port)
+    environment = child_environment(settings, metrics_dir)
+    if redis_warning:
+        environment["WAYHOLD_REDIS_WARNING"] = redis_warning
+    for number in range(1, settings.flushers + 1):
+        name = f"flusher-{number}"
+        supervisor.add(
+            PythonChild(name, _command("run_flusher", number), environment, log_path=_log_path(logs_dir, name)),
+            stage=STAGE_FLUSHERS,
+            stop_deadline_s=settings.final_flush_s + STOP_MARGIN_S,
+            start_deadline_s=START_DEADLINE_S,
+        )
+    for number in range(1, settings.workers + 1):
+        name = f"gateway-{number}"
+        sockets = {"WAYHOLD_PLAY_FD": ports.play[number - 1]}
+        if number == 1:
+            sockets["WAYHOLD_OPS_FD"] = ports.ops
+        supervisor.add(
+            PythonChild(
+                name,
+                _command("run_gateway", number),
+                environment,
+                log_path=_log_path(logs_dir, name),
+                sockets=sockets,
+            ),
+            stage=STAGE_GATEWAYS,
+            stop_deadline_s=settings.drain_s + STOP_MARGIN_S,
+            start_deadline_s=START_DEADLINE_S,
+        )
+
+
+def child_environment(settings: Settings, metrics_dir: Path) -> dict[str, str]:
+    """Our environment with exactly these settings in it."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("WAYHOLD_") and name not in ("REDIS_URL", "DATABASE_URL")
+    }
+    environment |= environment_of(settings)
+    environment["PROMETHEUS_MULTIPROC_DIR"] = str(metrics_dir)
+    environment["PYTHONFAULTHANDLER"] = "1"
+    # The children run with -P (a folder named `protocol` where the user stands must not be imported), so a source
+    # tree that is not installed has to be named.
+    root = Path(gateway.__file__).resolve().parents[1]
+    if root.name not in ("site-packages", "dist-packages"):
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
+    return environment
+
+
+def raise_file_limit() -> None:
+    """Each player is a file. Children inherit the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_WANTED if hard == resource.RLIM_INFINITY else min(FILES_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _command(module: str, number: int) -> list[str]:
+    return [sys.executable, "-P", "-m", f"gateway.app.{module}", "--worker", str(number)]
+
+
+def _log_path(logs_dir: Path | None, name: str) -> Path | None:
+    return logs_dir / f"{name}.log" if logs_dir is not None else None
+
+
+def _reachable(host: str) -> str:
+    """The host as somebody on this machine would write it into a URL."""
+    if host in ("", "0.0.0.0"):
+        return "127.0.0.1"
+    if host == "::":
+        return "[::1]"
+    return f"[{host}]" if ":" in host else host

@@ -1,0 +1,161 @@
+"""
+Run one flusher (Redis to Postgres) in the foreground.
+
+The composition root of the flusher process: builds the stores and the flusher, listens to signals and to the
+supervisor's lifeline, publishes metrics. As `wayhold flusher` it looks at the servers first; under a supervisor
+(`python -m gateway.app.run_flusher --worker I`) that has been done.
+
+SIGTERM: a final flush of everything pending, bounded by final_flush_s; what is left waits in Redis for the next flusher.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack, suppress
+
+from gateway.app.checks import check_postgres, check_redis
+from gateway.app.errors import ExitCode, find_command_error
+from gateway.app.serve import require_server_urls
+from gateway.app.settings import Settings
+from gateway.app.settings_source import add_setting_flags, load_settings
+from gateway.app.supervised import Inheritance, StopRequest, inherit
+from gateway.telemetry.logs import set_up_logs
+from gateway.telemetry.metrics import Publisher, Tally
+from persistence.errors import PersistenceError
+from persistence.flusher.flusher import FlushBounds, Flusher, FlushReport
+from persistence.hot.store import HotStore
+
+PENDING_LOOK_INTERVAL_S = 1.0
+ORPHAN_FLUSH_S = 3.0  # less than what an orphan has left before it is ended
+
+log = logging.getLogger("wayhold.flusher")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--worker", type=int, default=1, metavar="I", help="its number, for logs and metrics")
+    add_setting_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = load_settings(args).settings
+    require_server_urls(settings, "flusher")
+    inheritance = inherit(f"flusher-{args.worker}")
+    set_up_logs(settings.log_level, settings.log_format, inheritance.process)
+    main = run_flusher(settings, inheritance)
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
+    """Flush until asked to stop. Returns the exit code."""
+    assert settings.redis_url is not None and settings.database_url is not None
+    stop = StopRequest()
+    stop.install(inheritance)
+    if inheritance.lifeline_fd is None:
+        await check_redis(settings.redis_url, allow_volatile=settings.allow_volatile_redis)
+        await check_postgres(settings.database_url, is_migrated_later=False)
+    tally = Tally()
+    publisher = Publisher(tally)
+    async with AsyncExitStack() as stack:
+        hot = await HotStore.open(
+            settings.redis_url,
+            partitions=settings.redis_partitions,
+            flush_interval_s=settings.flush_interval_s,
+            session_expiry_s=settings.session_expiry_s,
+            progress_idle_s=settings.progress_idle_s,
+            pending_updates_max=settings.pending_updates_max,
+            pending_bytes_max=settings.pending_bytes_max,
+        )
+        stack.push_async_callback(hot.close)
+        flusher = Flusher(
+            hot,
+            settings.database_url,
+            bounds=FlushBounds(
+                progress_max=settings.flush_batch_progress_max,
+                entries_max=settings.flush_batch_updates_max,
+                bytes_max=settings.flush_batch_bytes_max,
+            ),
+            claim_lease_s=settings.claim_lease_s,
+            on_flush=lambda report: _count(tally, report),
+        )
+        side_tasks = [
+            asyncio.create_task(publisher.run(stop.requested), name="publish metrics"),
+            asyncio.create_task(_watch_pending(hot, tally, stop.requested), name="count pending"),
+        ]
+        inheritance.report_ready()
+        log.info("started")
+        try:
+            is_done = await _flush(flusher, stop, settings.final_flush_s)
+        finally:
+            for task in side_tasks:
+                task.cancel()
+            await asyncio.gather(*side_tasks, return_exceptions=True)
+        publisher.publish()
+    log.info("stopped", extra={"everything_flushed": is_done})
+    return ExitCode.OK
+
+
+async def _flush(flusher: Flusher, stop: StopRequest, final_flush_s: float) -> bool:
+    """Until `stop`, then the final flush; an urgent stop cuts that short. True when nothing was left behind."""
+    work = asyncio.create_task(flusher.run(stop.requested, final_flush_s=final_flush_s), name="flush")
+    hurry = asyncio.create_task(stop.urgent.wait(), name="hurry")
+    try:
+        await asyncio.wait({work, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            # What is in flight may finish; a transaction that is cut off is rolled back and done again.
+            await asyncio.wait({work}, timeout=min(ORPHAN_FLUSH_S, final_flush_s))
+        if work.done():
+            return work.result()
+        work.cancel()
+        with suppress(asyncio.CancelledError):
+            await work
+        return False
+    finally:
+        hurry.cancel()
+        work.cancel()
+
+
+async def _watch_pending(hot: HotStore, tally: Tally, stop: asyncio.Event) -> None:
+    """Keep the gauges of what waits for Postgres, once a second."""
+    while not stop.is_set():
+        with suppress(PersistenceError):
+            totals = await hot.count_pending()
+            tally.pending_updates = totals.updates
+            tally.pending_bytes = totals.bytes
+            tally.oldest_pending_s = totals.oldest_s
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), PENDING_LOOK_INTERVAL_S)
+
+
+def _count(tally: Tally, report: FlushReport) -> None:
+    tally.updates_saved += report.updates
+    tally.discards += report.discards
+    tally.dead_letters = (tally.dead_letters or 0) + report.dead_letters
+    tally.write_latency.observe(report.duration_s)
+    tally.flush_duration.observe(report.duration_s)
+    tally.flush_batch_updates.observe(report.updates)
+
+
+def main() -> int:
+    """As a supervised process: what is wrong is one line in the log, and an exit code the supervisor understands."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.app.run_flusher", allow_abbrev=False)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except Exception as error:
+        found = find_command_error(error)
+        if found is None:
+            raise
+        print(found, file=sys.stderr)
+        return int(found.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
