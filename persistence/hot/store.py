@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from persistence.cold.shapes import ColdProgress
 from persistence.errors import StoreFull, StoreUnavailable
 from persistence.hot import scripts
+from persistence.hot.flat_ops import FieldList
 from persistence.hot.keys import ACTIVE_PLAYERS_S, HotKeys, active_players_key, notices_channel
 from persistence.hot.shapes import (
     EndSession,
@@ -63,6 +64,9 @@ PENDING_DUE_UPDATES = 1_000
 T = TypeVar("T")
 
 _pack = msgpack.Packer(use_bin_type=False, autoreset=True).pack
+
+_NOT_VOID = (0, "")
+_OUTCOMES = tuple(Outcome)
 
 
 @dataclass(slots=True)
@@ -104,16 +108,18 @@ class HotStore:
         self._flush_interval_ms = round(flush_interval_s * 1000)
         self._expiry_ms = round(session_expiry_s * 1000)
         self._idle_s = max(1, round(progress_idle_s))
-        self._apply_options = (
-            self._flush_interval_ms,
-            self._expiry_ms,
-            min(ACTIVITY_MS, self._expiry_ms // 4),
-            pending_updates_max,
-            pending_bytes_max,
-            PENDING_DUE_UPDATES,
-            STATE_FIELDS_MAX,
-            STATE_BYTES_MAX,
-            COUNTER_MAX * COUNTER_SCALE,
+        self._apply_options: bytes = _pack(
+            (
+                self._flush_interval_ms,
+                self._expiry_ms,
+                min(ACTIVITY_MS, self._expiry_ms // 4),
+                pending_updates_max,
+                pending_bytes_max,
+                PENDING_DUE_UPDATES,
+                STATE_FIELDS_MAX,
+                STATE_BYTES_MAX,
+                COUNTER_MAX * COUNTER_SCALE,
+            )
         )
 
     @classmethod
@@ -168,26 +174,35 @@ class HotStore:
         keys: list[str] = []
         packed = []
         for group in groups:
-            keys.extend(self._keys.of_group(group.key))
+            key = group.key
+            keys.extend(self._keys.of_group(key))
+            fields = FieldList(group.device)
+            updates = [(u.seq, u.entry_id, u.body, fields.refer(u.ops), *(u.void or _NOT_VOID)) for u in group.updates]
             packed.append(
                 (
+                    key.user_id,
                     group.session_id,
                     group.connection,
                     group.copy,
                     group.device,
                     group.told,
-                    group.key.member,
+                    key.member,
                     group.durable,
-                    [(u.seq, u.entry_id, u.body, u.ops, *(u.void or (0, ""))) for u in group.updates],
+                    fields.names,
+                    updates,
                 )
             )
-        options = (*self._apply_options, [group.key.user_id for group in groups])
-        reply = await self._run("apply_updates", keys, [_pack(options), _pack(packed)])
+        numbers, notes = await self._run("apply_updates", keys, [self._apply_options, _pack(packed)])
         verdicts = []
-        for outcome, accepted, version, saved, saved_version, taken, repeated, voids in reply:
-            notes = [(voids[i], voids[i + 1], voids[i + 2].decode()) for i in range(0, len(voids), 3)] if voids else []
+        note = 0
+        for n in range(0, len(numbers), 8):
+            outcome, accepted, version, saved, saved_version, taken, repeated, void_count = numbers[n : n + 8]
+            voids = []
+            for _ in range(void_count):
+                voids.append((notes[note], notes[note + 1], notes[note + 2].decode()))
+                note += 3
             verdicts.append(
-                GroupVerdict(Outcome(outcome), accepted, version, saved, saved_version, taken, repeated, notes)
+                GroupVerdict(_OUTCOMES[outcome], accepted, version, saved, saved_version, taken, repeated, voids)
             )
         return verdicts
 

@@ -3,6 +3,9 @@ Take updates of many connections: for each group the connection, the copy and th
 applied, its entries appended, its progress marked dirty. A group without updates is a heartbeat: the same comparisons.
 Running it twice is harmless: a repeated seq changes nothing and is answered again. Groups do not influence each other.
 
+This is the hot path, so the caller names every field it may need: one read and one write of the hash for each group, no
+string is put together here but the entries. An operation refers to fields by their place in the group's list.
+
 KEYS, five for each group
   session   hash   the active session of the player
   progress  hash   copy, version, base, accepted and saved per device, the state as flat fields
@@ -11,312 +14,250 @@ KEYS, five for each group
   expiry    zset   players by the time their session expires
 ARGV
   options   msgpack array: flush_interval_ms, expiry_ms, activity_ms, pending_updates_max, pending_bytes_max,
-            pending_due_updates, state_fields_max, state_bytes_max, counter_max, user ids by group
-  groups    msgpack array of: session_id, connection, copy, device, told, member, durable, updates;
-            an update is: seq, entry_id, body, ops, void code, void message; an op as protocol.effects makes it
+            pending_due_updates, state_fields_max, state_bytes_max, counter_max
+  groups    msgpack array of: user_id, session_id, connection, copy, device, told, member, durable, fields, updates.
+            The first ten fields are copy, version, base_version, offset, base_offset, state_fields, state_bytes,
+            quarantine, accepted and saved of the device. An update is: seq, entry_id, body, ops, void code, void
+            message. An op is: verb, argument, places (persistence.hot.flat_ops says which)
 RETURNS
-  for each group {outcome, accepted, version, saved, base_version, taken, repeated, voids}; voids is flat:
-  seq, code, message, …; outcome is persistence.hot.shapes.Outcome. Only OK, GAP and FULL may have written.
+  {numbers, voids}: eight numbers for each group: outcome (persistence.hot.shapes.Outcome), accepted, version, saved,
+  base_version, taken, repeated, voids; and flat: seq, code, message, … Only OK, GAP and FULL may have written.
 ]]
 local options = cmsgpack.unpack(ARGV[1])
 local groups = cmsgpack.unpack(ARGV[2])
 local flush_interval_ms, expiry_ms, activity_ms = options[1], options[2], options[3]
 local pending_updates_max, pending_bytes_max, pending_due_updates = options[4], options[5], options[6]
 local state_fields_max, state_bytes_max, counter_max = options[7], options[8], options[9]
-local users = options[10]
 
-local OK, GAP, MISSING, DIFFERENT_COPY, BEHIND, FENCED, SESSION_ENDED, FULL, QUARANTINED, NO_DEVICE = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9
-local INVALID_EFFECT, TOO_LARGE = 106, 105
+local OK, GAP, MISSING, DIFFERENT_COPY, BEHIND, FENCED, SESSION_ENDED = 0, 1, 2, 3, 4, 5, 6
+local FULL, QUARANTINED, NO_DEVICE = 7, 8, 9
+local TOO_LARGE, INVALID_EFFECT = 105, 106
+local SET, UNSET, INCR, MAX, ADD, REMOVE, ADD_UNLESS = 1, 2, 3, 4, 5, 6, 7
 -- What an entry costs beyond its body: header, list node, allocator. Bounds are kept in these units.
 local ENTRY_OVERHEAD_BYTES = 112
 -- Flushes that fall due within the same quarter second share a transaction.
 local DUE_STEP_MS = 250
 
-local time = redis.call('TIME')
+local call, format = redis.call, string.format
+local time = call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
+local now = format('%.0f', now_ms)
+local due = format('%.0f', math.ceil((now_ms + flush_interval_ms) / DUE_STEP_MS) * DUE_STEP_MS)
 
-local function due_ms()
-  return math.ceil((now_ms + flush_interval_ms) / DUE_STEP_MS) * DUE_STEP_MS
+local numbers, voids = {}, {}
+
+local function answer(outcome, accepted, version, saved, base_version, taken, repeated, void_count)
+  local n = #numbers
+  numbers[n + 1], numbers[n + 2], numbers[n + 3], numbers[n + 4] = outcome, accepted, version, saved
+  numbers[n + 5], numbers[n + 6], numbers[n + 7], numbers[n + 8] = base_version, taken, repeated, void_count
 end
 
-local function integer(number)
-  return string.format('%.0f', number)
+local function note_void(seq, code, message)
+  local n = #voids
+  voids[n + 1], voids[n + 2], voids[n + 3] = seq, code, message
 end
 
--- The fields that decide about one operation come first; what could only conflict with it is looked up
--- when those are absent, because a kind, once there, excludes the others.
-local function first_fields(wanted, op)
-  local verb, path, name, arg = op[1], op[2], op[3], op[4]
-  if verb == 'add' or verb == 'remove' or verb == 'add_unless' then
-    wanted['m:' .. name .. '.' .. arg] = true
-    wanted['s:' .. name] = true
-    if verb == 'add_unless' then wanted['m:' .. op[5] .. '.' .. arg] = true end
-  else
-    wanted['v:' .. path] = true
-    wanted['c:' .. path] = true
-    if path ~= name then wanted['g:' .. name] = true end
-  end
-end
-
-local function conflict_fields(wanted, state, op)
-  local verb, path, name = op[1], op[2], op[3]
-  local settled
-  if verb == 'add' or verb == 'remove' or verb == 'add_unless' then
-    settled = state['s:' .. name]
-  elseif path ~= name then
-    settled = state['g:' .. name]
-  else
-    settled = state['v:' .. name] or state['c:' .. name]
-  end
-  if not settled then
-    for _, kind in ipairs({'v:', 'c:', 's:', 'g:'}) do
-      if state[kind .. name] == nil then wanted[kind .. name] = true end
-    end
-  end
-end
-
-local function load_fields(key, state, wanted)
-  local names = {}
-  for field in pairs(wanted) do
-    if state[field] == nil then names[#names + 1] = field end
-  end
-  if #names > 0 then
-    local values = redis.call('HMGET', key, unpack(names))
-    for i, field in ipairs(names) do state[field] = values[i] end
-  end
-end
-
-local function put(change, field, value)
-  local old = change.state[field]
-  if change.before[field] == nil then change.before[field] = old or false end
-  if old then
-    change.bytes = change.bytes + #value - #old
-  else
+-- Puts a value into a field of the copy at hand (false removes it) and keeps what was there, so that a void update
+-- can be taken back whole.
+local function put(change, place, value)
+  local hot = change.hot
+  local old = hot[place]
+  local undo = change.undo
+  undo[#undo + 1] = place
+  undo[#undo + 1] = old
+  if old then change.bytes = change.bytes - #old end
+  if value then change.bytes = change.bytes + #value end
+  if old and not value then
+    change.fields = change.fields - 1
+    change.bytes = change.bytes - #change.names[place]
+  elseif value and not old then
     change.fields = change.fields + 1
-    change.bytes = change.bytes + #field + #value
+    change.bytes = change.bytes + #change.names[place]
   end
-  change.state[field] = value
+  hot[place] = value
 end
 
-local function drop(change, field)
-  local old = change.state[field]
-  if not old then return end
-  if change.before[field] == nil then change.before[field] = old end
-  change.fields = change.fields - 1
-  change.bytes = change.bytes - #field - #old
-  change.state[field] = false
+-- A place 0 is a field that cannot be there: the name is known to be of the right kind.
+local function is_taken(hot, first, second, third)
+  return (first > 0 and hot[first]) or (second > 0 and hot[second]) or (third > 0 and hot[third])
 end
 
-local function other_kind(state, name, kind)
-  if kind ~= 'v:' and state['v:' .. name] then return name .. ' is a value' end
-  if kind ~= 'c:' and state['c:' .. name] then return name .. ' is a counter' end
-  if kind ~= 's:' and state['s:' .. name] then return name .. ' is a set' end
-  if kind ~= 'g:' and state['g:' .. name] then return name .. ' is a group' end
-  return nil
-end
-
--- Applies one operation to the overlay; returns what is wrong with it, or nil.
-local function apply_op(change, op)
-  local state = change.state
-  local verb, path, name, arg = op[1], op[2], op[3], op[4]
-  if verb == 'add' or verb == 'remove' or verb == 'add_unless' then
-    if verb == 'add_unless' and state['m:' .. op[5] .. '.' .. arg] then return nil end
-    local wrong = other_kind(state, name, 's:')
-    if wrong then return wrong end
-    if not state['s:' .. name] then put(change, 's:' .. name, '') end
-    local member = 'm:' .. name .. '.' .. arg
-    if verb == 'remove' then
-      drop(change, member)
-    elseif not state[member] then
-      put(change, member, '')
+-- Applies one operation; true when it cannot be done.
+local function is_refused(change, op)
+  local hot = change.hot
+  local verb, argument, place = op[1], op[2], op[3]
+  if verb >= ADD then
+    -- places: member, set, and value, counter, group of that name; for ADD_UNLESS the member of the other set
+    if verb == ADD_UNLESS and hot[op[8]] then return false end
+    if not hot[op[4]] then
+      if is_taken(hot, op[5], op[6], op[7]) then return true end
+      put(change, op[4], '')
     end
-    return nil
-  end
-  local value, counter = 'v:' .. path, 'c:' .. path
-  if path ~= name then
-    local wrong = other_kind(state, name, 'g:')
-    if wrong then return wrong end
-    if verb == 'unset' then
-      drop(change, value)
-      drop(change, counter)
-      return nil
+    if verb == REMOVE then
+      if hot[place] then put(change, place, false) end
+    elseif not hot[place] then
+      put(change, place, '')
     end
-    if not state['g:' .. name] then put(change, 'g:' .. name, '') end
-  elseif verb == 'unset' then
-    if state['s:' .. name] then return name .. ' is a set' end
-    if state['g:' .. name] then return name .. ' is a group' end
-    drop(change, value)
-    drop(change, counter)
-    return nil
+    return false
   end
-  if verb == 'set' then
-    if path == name then
-      local wrong = other_kind(state, name, 'v:')
-      if wrong then return wrong end
-    elseif state[counter] then
-      return path .. ' is a counter'
+  -- places: the leaf, the leaf as the other kind, the group (0 for a top-level name), and what else the name could be
+  local other, group = op[4], op[5]
+  if verb == UNSET then
+    if not (group > 0 and hot[group]) and is_taken(hot, op[6], op[7], op[8]) then return true end
+    if hot[place] then put(change, place, false) end
+    if other > 0 and hot[other] then put(change, other, false) end
+    return false
+  end
+  if other > 0 and hot[other] then return true end
+  if group > 0 then
+    if not hot[group] then
+      if is_taken(hot, op[6], op[7], op[8]) then return true end
+      put(change, group, '')
     end
-    put(change, value, arg)
-    return nil
+  elseif not hot[place] and is_taken(hot, op[6], op[7], op[8]) then
+    return true
   end
-  if path == name then
-    local wrong = other_kind(state, name, 'c:')
-    if wrong then return wrong end
-  elseif state[value] then
-    return path .. ' is a value'
+  if verb == SET then
+    put(change, place, argument)
+    return false
   end
-  local old = tonumber(state[counter] or 0)
-  local new
-  if verb == 'incr' then
-    new = old + arg
-  else
-    new = math.max(old, arg)
+  local number = tonumber(hot[place] or 0)
+  if verb == INCR then
+    number = number + argument
+  elseif argument > number then
+    number = argument
   end
-  if new > counter_max or new < -counter_max then return path .. ' would leave the range of a counter' end
-  put(change, counter, integer(new))
-  return nil
+  if number > counter_max or number < -counter_max then return true end
+  put(change, place, format('%.0f', number))
+  return false
 end
 
 -- All operations of one update, or none: returns an error code and message when it is void.
-local function apply_ops(key, copy, ops)
-  local wanted = {}
-  for _, op in ipairs(ops) do first_fields(wanted, op) end
-  load_fields(key, copy.state, wanted)
-  wanted = {}
-  for _, op in ipairs(ops) do conflict_fields(wanted, copy.state, op) end
-  load_fields(key, copy.state, wanted)
-  local change = {state = copy.state, before = {}, fields = copy.fields, bytes = copy.bytes}
+local function apply_ops(change, ops)
+  local fields, bytes = change.fields, change.bytes
+  change.undo = {}
   local code, message
-  for _, op in ipairs(ops) do
-    local wrong = apply_op(change, op)
-    if wrong then
-      code, message = INVALID_EFFECT, wrong
+  for i = 1, #ops do
+    if is_refused(change, ops[i]) then
+      code, message = INVALID_EFFECT, 'operation ' .. i .. ': a path is of another kind, or a counter would leave its bounds'
       break
     end
   end
   -- A state that is past a bound, because the bound was lowered, may still shrink.
-  if not code and change.fields > state_fields_max and change.fields > copy.fields then
+  if not code and change.fields > state_fields_max and change.fields > fields then
     code, message = TOO_LARGE, 'the state would have more than ' .. state_fields_max .. ' fields'
-  elseif not code and change.bytes > state_bytes_max and change.bytes > copy.bytes then
+  elseif not code and change.bytes > state_bytes_max and change.bytes > bytes then
     code, message = TOO_LARGE, 'the state would be larger than ' .. state_bytes_max .. ' bytes'
   end
+  local undo = change.undo
   if code then
-    for field, old in pairs(change.before) do copy.state[field] = old end
+    for i = #undo, 1, -2 do change.hot[undo[i - 1]] = undo[i] end
+    change.fields, change.bytes = fields, bytes
     return code, message
   end
-  copy.fields, copy.bytes = change.fields, change.bytes
-  for field in pairs(change.before) do copy.changed[field] = true end
-  return nil
+  local changed = change.changed
+  for i = 1, #undo, 2 do changed[undo[i]] = true end
+  return 0
 end
 
-local function apply_group(session, progress, pending, dirty, expiry, user_id, group)
-  local session_id, connection, copy_name, device, told = group[1], group[2], group[3], group[4], group[5]
-  local member, durable, updates = group[6], group[7], group[8]
+local function apply_group(first_key, group)
+  local session, progress, pending = KEYS[first_key], KEYS[first_key + 1], KEYS[first_key + 2]
+  local dirty, expiry = KEYS[first_key + 3], KEYS[first_key + 4]
+  local user_id, session_id, connection, copy, device = group[1], group[2], group[3], group[4], group[5]
+  local told, member, durable, names, updates = group[6], group[7], group[8], group[9], group[10]
 
-  local held = redis.call('HMGET', session, 'id', 'connection', 'last_activity')
-  if held[2] and tonumber(held[2]) > connection then return {FENCED, 0, 0, 0, 0, 0, 0, {}} end
-  local hot = redis.call('HMGET', progress, 'copy', 'version', 'base_version', 'offset', 'base_offset', 'state_fields',
-    'state_bytes', 'quarantine', 'accepted:' .. device, 'saved:' .. device)
-  if not hot[1] then return {MISSING, 0, 0, 0, 0, 0, 0, {}} end
-  if held[1] ~= session_id then return {SESSION_ENDED, 0, 0, 0, 0, 0, 0, {}} end
+  local held = call('HMGET', session, 'id', 'connection', 'last_activity')
+  if held[2] and tonumber(held[2]) > connection then return answer(FENCED, 0, 0, 0, 0, 0, 0, 0) end
+  local hot = call('HMGET', progress, unpack(names))
+  if not hot[1] then return answer(MISSING, 0, 0, 0, 0, 0, 0, 0) end
+  if held[1] ~= session_id then return answer(SESSION_ENDED, 0, 0, 0, 0, 0, 0, 0) end
   local version, base_version = tonumber(hot[2]), tonumber(hot[3])
-  local offset, base_offset = tonumber(hot[4]), tonumber(hot[5])
-  if hot[1] ~= copy_name then return {DIFFERENT_COPY, 0, version, 0, base_version, 0, 0, {}} end
-  if not hot[9] then return {NO_DEVICE, 0, version, 0, base_version, 0, 0, {}} end
+  if hot[1] ~= copy then return answer(DIFFERENT_COPY, 0, version, 0, base_version, 0, 0, 0) end
+  if not hot[9] then return answer(NO_DEVICE, 0, version, 0, base_version, 0, 0, 0) end
   local accepted, saved = tonumber(hot[9]), tonumber(hot[10] or 0)
-  if accepted < told then return {BEHIND, accepted, version, saved, base_version, 0, 0, {}} end
+  if accepted < told then return answer(BEHIND, accepted, version, saved, base_version, 0, 0, 0) end
 
-  local outcome = OK
-  local copy = {state = {}, changed = {}, fields = tonumber(hot[6]), bytes = tonumber(hot[7])}
-  local entries, writes, voids = {}, {}, {}
-  local taken, repeated = 0, 0
-  local first_version = version
-  for _, update in ipairs(updates) do
-    local seq = update[1]
-    if seq <= accepted then
-      repeated = repeated + 1
-      if seq > saved then
-        local void = redis.call('HGET', progress, 'void:' .. integer(seq) .. ':' .. device)
+  local is_quarantined = hot[8] and hot[8] ~= ''
+  local outcome, taken, repeated, void_count = OK, 0, 0, 0
+  if #updates > 0 then
+    local offset, base_offset = tonumber(hot[4]), tonumber(hot[5])
+    local change = {hot = hot, names = names, changed = {}, fields = tonumber(hot[6]), bytes = tonumber(hot[7])}
+    local writes, entries = {}, {}
+    local first_version = version
+    for i = 1, #updates do
+      local update = updates[i]
+      local seq = update[1]
+      if seq <= accepted then
+        repeated = repeated + 1
+        local void = seq > saved and call('HGET', progress, 'void:' .. format('%.0f', seq) .. ':' .. device)
         if void then
-          voids[#voids + 1] = seq
-          voids[#voids + 1] = tonumber(string.sub(void, 1, 3))
-          voids[#voids + 1] = string.sub(void, 5)
+          void_count = void_count + 1
+          note_void(seq, tonumber(string.sub(void, 1, 3)), string.sub(void, 5))
+        end
+      elseif seq > accepted + 1 then
+        outcome = GAP
+        break
+      elseif is_quarantined then
+        outcome = QUARANTINED
+        break
+      elseif version - base_version >= pending_updates_max or offset - base_offset >= pending_bytes_max then
+        outcome = FULL
+        break
+      else
+        local body, code, message = update[3], update[5], update[6]
+        if code == 0 then code, message = apply_ops(change, update[4]) end
+        if code ~= 0 then
+          writes[#writes + 1] = 'void:' .. format('%.0f', seq) .. ':' .. device
+          writes[#writes + 1] = code .. ' ' .. message
+          void_count = void_count + 1
+          note_void(seq, code, message)
+        end
+        accepted = seq
+        version = version + 1
+        taken = taken + 1
+        offset = offset + #body + ENTRY_OVERHEAD_BYTES
+        entries[taken] = format('%.0f %s %.0f %s %d ', version, update[2], offset, now, code) .. body
+      end
+    end
+    if taken > 0 then
+      local n = #writes
+      writes[n + 1], writes[n + 2] = 'version', format('%.0f', version)
+      writes[n + 3], writes[n + 4] = 'offset', format('%.0f', offset)
+      writes[n + 5], writes[n + 6] = names[9], format('%.0f', accepted)
+      n = n + 6
+      if first_version == base_version then
+        writes[n + 1], writes[n + 2] = 'dirty_since', now
+        n = n + 2
+        call('ZADD', dirty, 'NX', due, member)
+      end
+      local removed = {}
+      for place in pairs(change.changed) do
+        local value = hot[place]
+        if value then
+          writes[n + 1], writes[n + 2] = names[place], value
+          n = n + 2
+        else
+          removed[#removed + 1] = names[place]
         end
       end
-    elseif seq > accepted + 1 then
-      outcome = GAP
-      break
-    elseif hot[8] and hot[8] ~= '' then
-      outcome = QUARANTINED
-      break
-    elseif version - base_version >= pending_updates_max or offset - base_offset >= pending_bytes_max then
-      outcome = FULL
-      break
-    else
-      local entry_id, body, ops, code, message = update[2], update[3], update[4], update[5], update[6]
-      if code == 0 then
-        code, message = apply_ops(progress, copy, ops)
-        code = code or 0
+      if next(change.changed) then
+        writes[n + 1], writes[n + 2] = 'state_fields', change.fields
+        writes[n + 3], writes[n + 4] = 'state_bytes', change.bytes
       end
-      if code ~= 0 then
-        writes[#writes + 1] = 'void:' .. integer(seq) .. ':' .. device
-        writes[#writes + 1] = code .. ' ' .. message
-        voids[#voids + 1] = seq
-        voids[#voids + 1] = code
-        voids[#voids + 1] = message
-      end
-      accepted = seq
-      version = version + 1
-      taken = taken + 1
-      offset = offset + #body + ENTRY_OVERHEAD_BYTES
-      entries[#entries + 1] = integer(version) .. ' ' .. entry_id .. ' ' .. integer(offset) .. ' ' .. integer(now_ms) .. ' ' .. code .. ' ' .. body
+      call('HSET', progress, unpack(writes))
+      if #removed > 0 then call('HDEL', progress, unpack(removed)) end
+      call('RPUSH', pending, unpack(entries))
     end
   end
-
-  if taken > 0 then
-    local removed = {}
-    for field in pairs(copy.changed) do
-      local value = copy.state[field]
-      if value then
-        writes[#writes + 1] = field
-        writes[#writes + 1] = value
-      else
-        removed[#removed + 1] = field
-      end
-    end
-    for field, value in pairs({version = integer(version), offset = integer(offset), ['accepted:' .. device] = integer(accepted)}) do
-      writes[#writes + 1] = field
-      writes[#writes + 1] = value
-    end
-    if next(copy.changed) then
-      writes[#writes + 1] = 'state_fields'
-      writes[#writes + 1] = integer(copy.fields)
-      writes[#writes + 1] = 'state_bytes'
-      writes[#writes + 1] = integer(copy.bytes)
-    end
-    if first_version == base_version then
-      writes[#writes + 1] = 'dirty_since'
-      writes[#writes + 1] = integer(now_ms)
-      redis.call('ZADD', dirty, 'NX', integer(due_ms()), member)
-    end
-    redis.call('HSET', progress, unpack(writes))
-    if #removed > 0 then redis.call('HDEL', progress, unpack(removed)) end
-    redis.call('RPUSH', pending, unpack(entries))
-  end
-  if version > base_version and (durable or version - base_version >= pending_due_updates) and not (hot[8] and hot[8] ~= '') then
-    redis.call('ZADD', dirty, 'LT', integer(now_ms), member)
+  if version > base_version and (durable or version - base_version >= pending_due_updates) and not is_quarantined then
+    call('ZADD', dirty, 'LT', now, member)
   end
   if now_ms - tonumber(held[3] or 0) >= activity_ms then
-    local location = redis.call('HGET', progress, 'v:current_location')
-    redis.call('HSET', session, 'last_activity', integer(now_ms), 'current_location', location or '')
-    redis.call('ZADD', expiry, integer(now_ms + expiry_ms), user_id)
+    call('HSET', session, 'last_activity', now, 'current_location', call('HGET', progress, 'v:current_location') or '')
+    call('ZADD', expiry, format('%.0f', now_ms + expiry_ms), user_id)
   end
-  return {outcome, accepted, version, saved, base_version, taken, repeated, voids}
+  return answer(outcome, accepted, version, saved, base_version, taken, repeated, void_count)
 end
 
-local verdicts = {}
-for i, group in ipairs(groups) do
-  local k = (i - 1) * 5
-  verdicts[i] = apply_group(KEYS[k + 1], KEYS[k + 2], KEYS[k + 3], KEYS[k + 4], KEYS[k + 5], users[i], group)
-end
-return verdicts
+for i = 1, #groups do apply_group(i * 5 - 4, groups[i]) end
+return {numbers, voids}
