@@ -86,6 +86,7 @@ class Dev:
                 self._start(holder)
                 stack.callback(self._stopping)
                 supervisor.watch()
+        _print(["stopped"])
 
     def _start(self, holder: ExitStack) -> None:
         settings, supervisor = self._settings, self._supervisor
@@ -226,7 +227,7 @@ class Dev:
                 f"  play  {self._ports.play_url}",
                 f"  ops   {self._ports.ops_url}",
                 f"  data  {self._data_dir}",
-                f"  next  {self._next_line()}      (in another terminal, once it is ready)",
+                f"  next  {self._next_line()}   (in another terminal, once this one is ready)",
             ]
         )
 

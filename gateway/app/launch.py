@@ -91,6 +91,7 @@ def add_children(
             stage=STAGE_FLUSHERS,
             stop_deadline_s=settings.final_flush_s + STOP_MARGIN_S,
             start_deadline_s=START_DEADLINE_S,
+            is_log_shown=True,
         )
     for number in range(1, settings.workers + 1):
         name = f"gateway-{number}"
@@ -108,6 +109,7 @@ def add_children(
             stage=STAGE_GATEWAYS,
             stop_deadline_s=settings.drain_s + STOP_MARGIN_S,
             start_deadline_s=START_DEADLINE_S,
+            is_log_shown=True,
         )
 
 

@@ -5,7 +5,7 @@ The composition root of the flusher process: builds the stores and the flusher, 
 supervisor's lifeline, publishes metrics. As `wayhold flusher` it looks at the servers first; under a supervisor
 (`python -m gateway.app.run_flusher --worker I`) that has been done.
 
-SIGTERM: a final flush of everything pending, bounded by final_flush_s; what is left waits in Redis for the next flusher.
+SIGTERM: a final flush of everything pending, bounded by final_flush_s; what is left waits in Redis for the next start.
 """
 
 from __future__ import annotations

@@ -132,9 +132,18 @@ class Supervisor:
     def is_stop_requested(self) -> bool:
         return self._signals > 0
 
-    def add(self, child: Child, *, stage: int, stop_deadline_s: float, start_deadline_s: float = 30.0) -> None:
+    def add(
+        self,
+        child: Child,
+        *,
+        stage: int,
+        stop_deadline_s: float,
+        start_deadline_s: float = 30.0,
+        is_log_shown: bool = False,
+    ) -> None:
+        """`is_log_shown`: its log file is written by `telemetry.logs`, and warnings in it shall be shown."""
         supervised = Supervised(child, stage, stop_deadline_s, start_deadline_s)
-        if self._show_line is not None and child.log_path is not None:
+        if is_log_shown and self._show_line is not None and child.log_path is not None:
             supervised.tail = LogTail(child.log_path)
         self._supervised.append(supervised)
 
