@@ -380,6 +380,11 @@ class _ProgressAudit:
             self._find("state_mismatches", "", 0, what)
 
 
+def _is_wrapped(data: Any) -> bool:
+    """An update without an event may have its effects in `data` as they are, or under their name."""
+    return isinstance(data, dict) and data.keys() == {"effects"}
+
+
 def _did(is_so: bool) -> str:
     return "did" if is_so else "did not"
 
@@ -390,14 +395,14 @@ def _list_row_differences(step: Step, row: StoredRow, tolerance_s: float) -> Ite
     expected: dict[str, Any] = {
         "event_type": event["type"] if event is not None else "update",
         "content_id": event.get("content_id") if event is not None else None,
-        "data": (event.get("data") or {}) if event is not None else {"effects": step.effects},
+        "data": (event.get("data") or {}) if event is not None else step.effects,
         "location_lat": event.get("lat") if event is not None else None,
         "location_lng": event.get("lng") if event is not None else None,
     }
     actual = {
         "event_type": row.event_type,
         "content_id": row.content_id,
-        "data": row.data,
+        "data": row.data["effects"] if event is None and _is_wrapped(row.data) else row.data,
         "location_lat": row.lat,
         "location_lng": row.lng,
     }

@@ -41,6 +41,7 @@ class Step:
     saved_ms: float | None = None
     void_code: int | None = None
     expected_code: int | None = None  # a deliberately wrong update
+    is_away: bool = False  # made while the player itself had cut its connection
 
     @property
     def is_effective(self) -> bool:
@@ -80,9 +81,13 @@ class PlayerHistory:
     streams: dict[str, StreamHistory] = field(default_factory=dict)
     offered: int = 0
     is_whole: bool = True
-    resumes: int = 0
+    welcomes: dict[str, int] = field(default_factory=dict)  # after a lost connection, by reason
     errors: dict[int, int] = field(default_factory=dict)
     closes: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def resumes(self) -> int:
+        return self.welcomes.get("resumed", 0)
 
     @property
     def steps(self) -> Iterator[Step]:
@@ -156,8 +161,9 @@ class HistoryWriter:
     def add_player(self, player: int, user_id: str, experience: str) -> None:
         self._write(["player", player, user_id, experience])
 
-    def add_offered(self, player: int, offered: int) -> None:
-        self._write(["offered", player, offered])
+    def add_refused(self, player: int) -> None:
+        """An update that was due could not be made."""
+        self._write(["refused", player])
 
     def add_made(self, player: int, step: Step) -> None:
         self._write(
@@ -171,6 +177,7 @@ class HistoryWriter:
                 step.made_ms,
                 step.scheduled_ms,
                 step.expected_code,
+                step.is_away,
             ]
         )
 
@@ -186,8 +193,9 @@ class HistoryWriter:
     def add_stream_reset(self, player: int, old_device: str, new_device: str, renumbered: dict[int, int]) -> None:
         self._write(["reset", player, old_device, new_device, sorted(renumbered.items())])
 
-    def add_resume(self, player: int) -> None:
-        self._write(["resume", player])
+    def add_welcome(self, player: int, reason: str) -> None:
+        """Back after a lost connection: "resumed", or why a new session began."""
+        self._write(["welcome", player, reason])
 
     def add_error(self, player: int, code: int) -> None:
         self._write(["error", player, code])
@@ -242,12 +250,14 @@ def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
         return
     history = players[player]
     match kind:
-        case "offered":
-            history.offered = rest[0]
+        case "refused":
+            history.offered += 1
         case "made":
-            device, seq, event, effects, made_ms, scheduled_ms, expected_code = rest
-            step = Step(device, seq, event, effects, made_ms, scheduled_ms, expected_code=expected_code)
+            device, seq, event, effects, made_ms, scheduled_ms, expected_code, is_away = rest
+            step = Step(device, seq, event, effects, made_ms, scheduled_ms)
+            step.expected_code, step.is_away = expected_code, is_away
             history.add_made(step)
+            history.offered += 1
         case "accepted":
             history.note_accepted(*rest)
         case "saved":
@@ -257,8 +267,8 @@ def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
         case "reset":
             old_device, new_device, renumbered = rest
             history.note_stream_reset(old_device, new_device, dict(renumbered))
-        case "resume":
-            history.resumes += 1
+        case "welcome":
+            history.welcomes[rest[0]] = history.welcomes.get(rest[0], 0) + 1
         case "error":
             history.errors[rest[0]] = history.errors.get(rest[0], 0) + 1
         case "close":

@@ -51,8 +51,12 @@ def percentile(ordered: Sequence[float], part: float) -> float:
     return ordered[max(0, math.ceil(part * len(ordered)) - 1)]
 
 
-def ack_latency(histories: Iterable[PlayerHistory], when: Callable[[Step], bool] = lambda _: True) -> Latency:
-    """From due to accepted (or answered as void)."""
+def _is_here(step: Step) -> bool:
+    return not step.is_away
+
+
+def ack_latency(histories: Iterable[PlayerHistory], when: Callable[[Step], bool] = _is_here) -> Latency:
+    """From due to accepted (or answered as void). What a player made offline, by its own doing, is not counted."""
     return measure(
         step.accepted_ms - (step.scheduled_ms if step.scheduled_ms is not None else step.made_ms)
         for history in histories
@@ -61,7 +65,7 @@ def ack_latency(histories: Iterable[PlayerHistory], when: Callable[[Step], bool]
     )
 
 
-def saved_latency(histories: Iterable[PlayerHistory], when: Callable[[Step], bool] = lambda _: True) -> Latency:
+def saved_latency(histories: Iterable[PlayerHistory], when: Callable[[Step], bool] = _is_here) -> Latency:
     """From due to saved."""
     return measure(
         step.saved_ms - (step.scheduled_ms if step.scheduled_ms is not None else step.made_ms)
@@ -100,7 +104,7 @@ def report_freeze(histories: Sequence[PlayerHistory], frozen_ms: float, thawed_m
 
     def was_due(step: Step) -> bool:
         due_ms = step.scheduled_ms if step.scheduled_ms is not None else step.made_ms
-        return frozen_ms <= due_ms < thawed_ms
+        return frozen_ms <= due_ms < thawed_ms and not step.is_away
 
     due = [step for history in histories for step in history.steps if was_due(step)]
     saved_during = sum(
@@ -126,15 +130,16 @@ def _caught_up_s(answered_ms: Sequence[float | None], thawed_ms: float) -> float
     return round(max(0.0, last_ms - thawed_ms) / 1000, 3)
 
 
-def count_codes(counts: Iterable[dict[int, int]]) -> dict[int, int]:
-    total: Counter[int] = Counter()
+def sum_counts(counts: Iterable[dict[Any, int]]) -> dict[Any, int]:
+    """Counts by code or reason, of all players."""
+    total: Counter[Any] = Counter()
     for one in counts:
         total.update(one)
     return dict(sorted(total.items()))
 
 
-def show_codes(codes: dict[int, int]) -> str:
-    return "  ".join(f"{code}×{count}" for code, count in codes.items()) or "none"
+def show_counts(counts: dict[Any, int]) -> str:
+    return "  ".join(f"{key}×{count}" for key, count in counts.items()) or "none"
 
 
 def _ms(value_ms: float) -> str:

@@ -86,8 +86,8 @@ class Played:
             json.dumps({"achievements": sorted(self.model.achievements)}),
         )
         await connection.execute(
-            """INSERT INTO experience_progress (id, player_id, experience_id, state, version, last_entry, current_location,
-                   distance_micrometers, completed_at, completion_percentage)
+            """INSERT INTO experience_progress (id, player_id, experience_id, state, version, last_entry,
+                   current_location, distance_micrometers, completed_at, completion_percentage)
                VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)""",
             progress_id,
             profile_id,
@@ -300,7 +300,8 @@ async def test_changed_column_is_a_mismatch(ground: Ground, change: str, what: s
 )
 async def test_changed_profile_is_a_mismatch(ground: Ground, change: str, what: str) -> None:
     await ground.execute(
-        f"UPDATE player_profiles SET {change} WHERE id = (SELECT player_id FROM experience_progress WHERE id = :progress)"
+        f"UPDATE player_profiles SET {change} "
+        "WHERE id = (SELECT player_id FROM experience_progress WHERE id = :progress)"
     )
     _assert_named(await ground.audit(), ground, "state_mismatches", seq=None, what=what)
 

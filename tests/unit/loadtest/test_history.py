@@ -71,8 +71,9 @@ def test_what_is_written_is_read_and_a_torn_line_is_cut(tmp_path: Path) -> None:
     writer.add_accepted(7, "d", 2, 3.5)
     writer.add_void(7, "d", 2, 106)
     writer.add_saved(7, "d", 1, 4.5)
-    writer.add_offered(7, 3)
-    writer.add_resume(7)
+    writer.add_refused(7)
+    writer.add_welcome(7, "resumed")
+    writer.add_welcome(7, "lost")
     writer.add_error(7, 201)
     writer.add_close(7, 4001)
     assert file.read_bytes() == b""
