@@ -1,9 +1,9 @@
 """
 One process full of simulated players, told what to do by the load test that started it.
 
-Talks in lines of JSON: reads its orders from stdin (the plan, `start`, `leave`), writes what it did to stdout (`ready`,
-`counts` once a second, `settled`, `left`). The end of stdin means that the load test is gone: then it goes, too. Secrets
-come over stdin, never in the arguments, where the process list would show them.
+Talks in lines of JSON: reads its orders from stdin (the plan, `start`, `leave`), says on stdout what it did (`ready`,
+`counts` once a second, `settled`, `left`). The end of stdin means that the load test is gone: then it goes, too.
+Secrets come over stdin, never in the arguments, where the process list would show them.
 
 Not here: what the counts mean (command.py).
 """
