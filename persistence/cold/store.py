@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -104,6 +104,21 @@ class ColdStore:
         )
         events = [{**_for_wire(row), "data": json.loads(row["data"])} for row in rows]
         return events, rows[-1]["version"] if len(rows) == limit else None
+
+    async def list_open_sessions(self, older_than_s: float, limit: int) -> list[tuple[str, ProgressKey]]:
+        """Sessions without an end that began at least `older_than_s` ago, oldest first: (session id, progress)."""
+        rows = await self._call(
+            "list_open_sessions", lambda c: c.fetch(self._sql["list_open_sessions"], older_than_s, limit)
+        )
+        return [(str(row["id"]), ProgressKey(str(row["user_id"]), row["experience_id"])) for row in rows]
+
+    async def close_lost_sessions(self, session_ids: Sequence[str]) -> None:
+        """
+        Give sessions an end that nobody will write any more. An end that comes all the same replaces this one.
+        """
+        await self._call(
+            "close_lost_sessions", lambda c: c.execute(self._sql["close_lost_sessions"], list(session_ids))
+        )
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when Postgres is away or read-only."""

@@ -304,3 +304,19 @@ async def test_unreadable_entry_quarantines_its_progress_and_no_other(stores: St
     assert len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 1
     progress = await stores.hot.find_progress(player.key)
     assert progress is not None and progress.quarantine.startswith("unreadable")
+
+
+async def test_session_that_redis_lost_is_closed_as_lost_until_its_real_end_comes(stores: Stores) -> None:
+    player = stores.player()
+    await player.hello()
+    await player.send(player.make(WAYPOINT))
+    await stores.flush()
+    assert await stores.cold.list_open_sessions(3600, 10) == []
+    assert await stores.cold.list_open_sessions(-1, 10) == [(player.session_id, player.key)]
+    await stores.cold.close_lost_sessions([player.session_id])
+    (session,) = await stores.fetch("SELECT end_reason FROM player_sessions")
+    assert session["end_reason"] == "lost"
+    await player.leave()
+    await stores.flush()
+    (session,) = await stores.fetch("SELECT end_reason FROM player_sessions")
+    assert session["end_reason"] == "left"

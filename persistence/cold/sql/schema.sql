@@ -151,6 +151,9 @@ CREATE TABLE player_sessions (
 -- Serves a player's sessions, newest first.
 CREATE INDEX idx_player_sessions_user ON player_sessions (user_id, started_at);
 
+-- Serves the sweep for sessions that nobody will end any more: Redis lost them.
+CREATE INDEX idx_player_sessions_open ON player_sessions (started_at) WHERE ended_at IS NULL;
+
 -- Event rows that Postgres refused for their data. Everything else of their progress was written.
 CREATE TABLE dead_letters (
     id uuid PRIMARY KEY,

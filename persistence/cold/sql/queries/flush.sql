@@ -40,12 +40,14 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[])
 ON CONFLICT (experience_progress_id, device_id) DO UPDATE SET last_seq = GREATEST(d.last_seq, EXCLUDED.last_seq), updated_at = now();
 
 -- name: upsert_sessions
--- Starts and ends in any order: what is known stays known.
+-- Starts and ends in any order: what is known stays known. Only "lost" was a guess: a real end replaces it.
 INSERT INTO player_sessions AS s (id, user_id, experience_id, device_id, started_at, ended_at, end_reason)
 SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[], $7::text[])
 ON CONFLICT (id) DO UPDATE SET
-    ended_at = COALESCE(s.ended_at, EXCLUDED.ended_at),
-    end_reason = COALESCE(s.end_reason, EXCLUDED.end_reason);
+    ended_at = CASE WHEN s.end_reason = 'lost' THEN COALESCE(EXCLUDED.ended_at, s.ended_at)
+                    ELSE COALESCE(s.ended_at, EXCLUDED.ended_at) END,
+    end_reason = CASE WHEN s.end_reason = 'lost' THEN COALESCE(EXCLUDED.end_reason, s.end_reason)
+                      ELSE COALESCE(s.end_reason, EXCLUDED.end_reason) END;
 
 -- name: add_session_playtime
 -- A session's share of the playtime that its progress gains in this flush.

@@ -42,6 +42,21 @@ WHERE f.user_id = $1 AND e.version < $3
 ORDER BY e.version DESC
 LIMIT $4;
 
+-- name: list_open_sessions
+-- Sessions that began long ago and have no end: those of which Redis knows nothing any more are lost.
+SELECT id, user_id, experience_id FROM player_sessions
+WHERE ended_at IS NULL AND started_at < now() - make_interval(secs => $1)
+ORDER BY started_at LIMIT $2;
+
+-- name: close_lost_sessions
+-- They ended when their progress was last played, as far as anybody knows.
+UPDATE player_sessions s SET
+    ended_at = GREATEST(s.started_at, COALESCE(p.last_played_at, s.started_at)),
+    end_reason = 'lost'
+FROM player_profiles f LEFT JOIN experience_progress p ON p.player_id = f.id
+WHERE s.id = ANY ($1::uuid[]) AND s.ended_at IS NULL AND f.user_id = s.user_id
+  AND (p.id IS NULL OR p.experience_id = s.experience_id);
+
 -- name: ping
 -- Is Postgres there, and may it write?
 SELECT pg_is_in_recovery() AS is_standby;
