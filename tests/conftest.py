@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from tests.servers import Servers, run_servers
+
+# What a developer has set for the servers they work with must not reach a test: tests empty what they are given.
+for name in list(os.environ):
+    if name.startswith("WAYHOLD_") or name in ("REDIS_URL", "DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR"):
+        del os.environ[name]
 
 
 @pytest.fixture(scope="session")

@@ -7,17 +7,17 @@ They die with the process that started them, so a killed test run leaves none be
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
 import os
 import shutil
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from persistence.cold.migrate import migrate
 from persistence.embedded.child import start_all_and_wait, stop_all_and_wait
 from persistence.embedded.postgres import EmbeddedPostgres
 from persistence.embedded.valkey import EmbeddedValkey
@@ -81,11 +81,8 @@ class Servers:
         if self._has_template:
             return
         self.postgres.run_sql(f"CREATE DATABASE {TEMPLATE}")
-        if importlib.util.find_spec("persistence.cold.migrate") is not None:
-            from persistence.cold.migrate import migrate
-
-            url = self.postgres.get_url(TEMPLATE)
-            _run_apart(lambda: asyncio.run(migrate(url)))
+        url = self.postgres.get_url(TEMPLATE)
+        _run_apart(lambda: asyncio.run(migrate(url)))
         self._has_template = True
 
 
@@ -104,13 +101,13 @@ def run_servers() -> Iterator[Servers]:
         shutil.rmtree(data_dir, ignore_errors=True)
 
 
-def _run_apart(work: object) -> None:
+def _run_apart(work: Callable[[], object]) -> None:
     """Run in a thread: the caller may have an event loop, and asyncio.run must not touch it."""
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            work()  # type: ignore[operator]
+            work()
         except BaseException as error:
             failures.append(error)
 

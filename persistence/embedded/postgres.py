@@ -117,10 +117,7 @@ class EmbeddedPostgres(EmbeddedServer):
             argv += ["--no-locale"]
         if self._for_tests:
             argv += ["--no-sync"]
-        code = -1
-        for code in self._run_helper(argv, uid=run_as.uid, gid=run_as.gid, env=ENVIRONMENT):
-            if code == -1:
-                yield
+        code = yield from self._run_helper(argv, uid=run_as.uid, gid=run_as.gid, env=ENVIRONMENT)
         if code != 0:
             tail = list_last_lines(self.log_path, LOG_TAIL_LINES)
             raise ChildFailed("initdb", f"ended with exit code {code}", tail, f"see {self.log_path}")

@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -181,13 +181,13 @@ class EmbeddedServer(ABC):
 
     def _run_helper(
         self, argv: Sequence[str], *, uid: int | None = None, gid: int | None = None, env: dict[str, str] | None = None
-    ) -> Iterator[int]:
-        """Run a program to its end, yielding None-like waits; the last value yielded is its exit code."""
+    ) -> Generator[None, None, int]:
+        """Run a program that the start needs; yields while it runs, returns its exit code."""
         self._helper = self._popen(argv, uid=uid, gid=gid, env=env, death_signal=signal.SIGKILL)
         while (code := self._helper.poll()) is None:
-            yield -1
+            yield
         self._helper = None
-        yield code
+        return code
 
     def _popen(
         self,

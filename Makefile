@@ -1,0 +1,68 @@
+# Everything a newcomer needs is `make run`; everything a change needs is `make check test`.
+# Works with GNU make >= 3.81 and any POSIX shell. Each target shows the plain command it runs.
+
+SHELL = /bin/sh
+PYTHON_DIR = .venv/bin
+# ARGS go to the command of the target: make run ARGS='--play-port 7500', make test ARGS='-k resume -x'
+ARGS =
+# Another interpreter: make setup PYTHON=/path/to/python3
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev run test test-fast test-clients check fix faults fuzz bench bench-data-model demo clean \
+        reset-data
+
+# $(call timed,how long it takes,command): says what it runs and for how long, and at the end how long it took.
+# (`info` instead of an echo: the command may hold quotes.)
+define timed
+$(info $(2))
+@echo '$@: takes about $(1) on 2 cores'; started=$$(date +%s); code=0; $(2) || code=$$?; \
+echo "$@: took $$(($$(date +%s) - started)) s"; exit $$code
+endef
+
+help: ## list the targets
+	@echo 'Usage: make TARGET'; echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
+
+setup: ## make the virtual environment (.venv) with everything that running and testing need
+	@tools/make_venv.sh run
+
+setup-dev:
+	@tools/make_venv.sh run dev
+
+run: setup ## start Wayhold with its own Valkey and Postgres in .data; Ctrl-C ends it (ARGS='--help' for more)
+	$(info $(PYTHON_DIR)/wayhold dev $(ARGS))
+	@$(PYTHON_DIR)/python tools/run_in_foreground.py $(PYTHON_DIR)/wayhold dev $(ARGS)
+
+test: setup ## all tests that need only Python, on real servers
+	$(call timed,$(TEST_TAKES),$(PYTHON_DIR)/python -m pytest $(ARGS))
+	@$(PYTHON_DIR)/python tools/test_clients.py
+
+test-fast: setup ## the tests without acceptance and slow ones
+	$(call timed,1 minute,$(PYTHON_DIR)/python -m pytest -m "not slow" --ignore=tests/acceptance $(ARGS))
+
+test-clients: setup ## tests of the clients in other languages, where their tools are installed
+	$(PYTHON_DIR)/python tools/test_clients.py
+
+check: setup-dev ## linters, types, import directions, Lua and SQL headers
+	$(call timed,half a minute,$(CHECKS))
+
+fix: setup-dev ## let the linters repair and format what they can
+	$(PYTHON_DIR)/ruff check --fix
+	$(PYTHON_DIR)/ruff format
+
+clean: ## remove the virtual environment and caches; data stays
+	rm -rf .venv .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+reset-data: setup ## empty the data folder of `make run`: all players, logs, the development secret
+	$(PYTHON_DIR)/python tools/reset_data.py
+
+# Named so that scripts can rely on the names. Not listed by `make` until there is something behind them.
+faults fuzz bench bench-data-model demo:
+	@echo 'make $@: not part of Wayhold yet'; exit 2
+
+TEST_TAKES = 8 minutes
+CHECKS = $(PYTHON_DIR)/ruff check && $(PYTHON_DIR)/ruff format --check && $(PYTHON_DIR)/mypy && \
+         $(PYTHON_DIR)/python tools/check_imports.py && $(PYTHON_DIR)/python tools/check_lua.py && \
+         $(PYTHON_DIR)/python tools/check_sql.py
