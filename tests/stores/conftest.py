@@ -53,6 +53,12 @@ class StorePlayer:
 
     async def hello(self) -> HotProgress:
         await self.hydrate()
+        progress = await self.hello_without_hydrate()
+        assert progress is not None
+        return progress
+
+    async def hello_without_hydrate(self) -> HotProgress | None:
+        """None when the copy or the session changed meanwhile, as a gateway would see it and look again."""
         seen = await self.hot.find_session(self.key.user_id)
         started_ms = await self.hot.time_ms()
         opened = await self.hot.open_session(
@@ -69,7 +75,8 @@ class StorePlayer:
                 end_entry=None,
             )
         )
-        assert opened.outcome is Outcome.OK and opened.progress is not None
+        if opened.outcome is not Outcome.OK or opened.progress is None:
+            return None
         self.connection, self.copy = opened.connection, opened.progress.copy
         self.told = opened.progress.accepted[self.device]
         return opened.progress
