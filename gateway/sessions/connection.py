@@ -1,0 +1,306 @@
+"""
+What a node knows about one connection, and the few things that any part of it may do with one.
+
+Promise: a connection ends once, with one code; whatever happens to it afterwards changes nothing. Its memory is
+bounded:
+updates by the window, frames by a rate, everything else is a fixed set of fields.
+
+Not here: bytes and sockets (`Wire` is all we see of them) and what frames mean (dispatch.py and the flows it starts).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gateway.sessions.faults import retry_after_ms
+from gateway.sessions.rules import BAD_FRAMES_MAX, BAD_FRAMES_PERIOD_S, FRAMES_PER_S_MAX, QUEUE_BYTES_MAX
+from gateway.sessions.token_bucket import TokenBucket
+from persistence.hot.shapes import HotUpdate
+from persistence.progress_key import ProgressKey
+from protocol import frames
+from protocol.closes import CloseCode
+from protocol.codec import Codec
+from protocol.errors import ErrorCode
+
+if TYPE_CHECKING:
+    from gateway.sessions.node import Node
+
+CLOSE_NORMAL = 1000
+
+
+class Wire(Protocol):
+    """What a connection needs of the socket underneath. Nothing here blocks; after a close all of it does nothing."""
+
+    def send(self, payload: bytes) -> None: ...
+
+    def close(self, code: int, reason: str = "") -> None: ...
+
+    def abort(self) -> None: ...
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def schedule(self, due: float) -> None: ...
+
+
+class Phase(IntEnum):
+    """
+    Where a connection stands. A frame that does not fit the phase is answered with 104 and changes nothing.
+
+        WAITING ─hello─▶ OPENING ─welcome─▶ PLAYING ◀─▶ RECOVERING
+           ▲                │                  │
+           └─ stream_reset ─┘                  └─leave─▶ LEAVING        any ─▶ ENDED
+    """
+
+    WAITING = 0  # for a hello
+    OPENING = 1  # the hello is being worked on
+    PLAYING = 2
+    RECOVERING = 3  # the hot copy went away or changed; updates wait in the client's journal
+    LEAVING = 4  # the session has ended; `left` comes when Postgres has everything
+    ENDED = 5
+
+
+NO_KEY = ProgressKey("", "")
+_NO_PINGS: list[int] = []
+
+
+class Connection:
+    """
+    Made by `Node.connect` for a finished handshake. Called by its socket, its node and the flows, never by two at
+    once.
+    """
+
+    __slots__ = (
+        "bad_frames",
+        "bad_since",
+        "bucket",
+        "claims",
+        "clock_offset_ms",
+        "codec",
+        "copy",
+        "device",
+        "expected",
+        "frames",
+        "frames_since",
+        "heard_at",
+        "hello_due",
+        "in_flight",
+        "is_durable",
+        "is_held",
+        "is_paused",
+        "is_ready",
+        "key",
+        "leave_saved",
+        "leave_version",
+        "node",
+        "number",
+        "phase",
+        "pings",
+        "queries",
+        "queue",
+        "queue_bytes",
+        "saved_told",
+        "session_id",
+        "started_ms",
+        "suspended_until",
+        "task",
+        "token_due",
+        "told",
+        "wants_leave",
+        "welcome_as",
+        "wire",
+    )
+
+    def __init__(self, node: Node, wire: Wire, codec: Codec) -> None:
+        now = node.clock()
+        self.node = node
+        self.wire = wire
+        self.codec = codec
+        self.phase = Phase.WAITING
+        self.task: asyncio.Task[None] | None = None  # the flow that is under way: hello, recovery or leave
+
+        # Who it is; set by a hello.
+        self.key = NO_KEY
+        self.device = ""
+        self.session_id = ""
+        self.started_ms = 0
+        self.number = 0  # the connection number: a higher one takes the session over
+        self.welcome_as: tuple[bool, frames.WelcomeReason | None] = (False, "new")
+        self.claims = ""  # what its token allowed, as the session in Redis keeps it
+        self.clock_offset_ms = 0  # our clock − the device's
+        self.token_due: float | None = None
+
+        # The stream, as far as this connection knows it.
+        self.copy = ""
+        self.told = 0  # the highest seq it was told is accepted
+        self.saved_told = 0
+        self.expected = 1  # the next seq that may enter the queue
+        self.is_held = False  # an error named `expected`: higher numbers are ignored until it comes
+        self.queue: list[HotUpdate] = []  # waiting for the committer
+        self.queue_bytes = 0
+        self.in_flight = 0  # updates in the call that is under way
+        self.is_durable = False
+        self.is_ready = False  # the committer has it in line
+        self.is_paused = False  # past the window: not read
+        self.pings: list[int] = _NO_PINGS  # `at` of those not yet answered
+        self.wants_leave = False
+        self.leave_version = 0
+        self.leave_saved: asyncio.Future[None] | None = None
+        self.queries = 0
+
+        # Manners.
+        self.bucket = TokenBucket(node.rules.updates_per_s, node.rules.updates_burst, now)
+        self.frames = 0
+        self.frames_since = now
+        self.bad_frames = 0
+        self.bad_since = now
+        self.heard_at = now
+        self.hello_due = now + node.rules.hello_timeout_s
+        self.suspended_until = 0.0
+        wire.schedule(self.hello_due)
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.key.member} {self.phase.name} number={self.number}>"
+
+    # ── from the socket ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def receive(self, payload: bytes) -> None:
+        """One whole message."""
+        self.node.receive(self, payload)
+
+    def on_disconnected(self) -> None:
+        """The socket is gone, whoever ended it. The session lives on."""
+        self.phase = Phase.ENDED
+        self.node.forget(self)
+
+    def on_timer(self, now: float) -> float | None:
+        """Do what is due; returns when to look again."""
+        if self.phase is Phase.ENDED:
+            return None
+        if self.phase is Phase.WAITING:
+            if now >= self.hello_due:
+                self.end(CloseCode.HELLO_TIMEOUT)
+                return None
+            return self.hello_due
+        silence_s = self.node.rules.silence_s
+        if self.phase is Phase.OPENING:
+            return now + silence_s  # a hello has a deadline of its own
+        if self.is_paused:
+            # We do not read, so we cannot tell whether it speaks.
+            self.heard_at = now
+        due = max(self.heard_at, self.suspended_until) + silence_s
+        if now >= due:
+            self.end(CloseCode.HEARTBEAT_LOST)
+            return None
+        if self.token_due is not None:
+            if now >= self.token_due:
+                self.end(CloseCode.TOKEN_EXPIRED)
+                return None
+            due = min(due, self.token_due)
+        return due
+
+    def count_frame(self) -> bool:
+        """Count a frame of any kind; False when it was one too many and the connection is over."""
+        now = self.node.clock()
+        if now - self.frames_since >= 1.0:
+            self.frames_since = now
+            self.frames = 0
+        self.frames += 1
+        if self.frames <= FRAMES_PER_S_MAX:
+            return True
+        self.end(CloseCode.RATE_LIMITED, retry_after_ms())
+        return False
+
+    def count_close(self, code: int) -> None:
+        """The socket layer ended it for a reason of its own."""
+        self.phase = Phase.ENDED
+        self.node.tally.closes[code] += 1
+
+    # ── for everybody ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_open(self) -> bool:
+        return self.phase is not Phase.ENDED
+
+    def send(self, frame: dict[str, Any]) -> None:
+        self.wire.send(self.codec.encode(frame))
+
+    def send_error(
+        self,
+        code: ErrorCode,
+        message: str,
+        *,
+        seq: int | None = None,
+        id: str | None = None,
+        expected: int | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        self.node.tally.errors[int(code)] += 1
+        self.send(frames.error(code, message, seq=seq, id=id, expected=expected, retry_after_ms=retry_after_ms))
+
+    def end(self, code: int, retry_after_ms: int | None = None) -> None:
+        """Say goodbye with a code and close; the first code counts."""
+        if self.phase is Phase.ENDED:
+            return
+        self.phase = Phase.ENDED
+        self.node.tally.closes[int(code)] += 1
+        if code != CLOSE_NORMAL:
+            self.send(frames.bye(code, retry_after_ms))
+            self.wire.close(code)
+        else:
+            self.wire.close(code, "left")
+        self.node.forget(self)
+
+    def note_bad_frame(self) -> None:
+        """Once is a mistake, again and again is a fault that reconnecting will not mend."""
+        now = self.node.clock()
+        if now - self.bad_since > BAD_FRAMES_PERIOD_S:
+            self.bad_since = now
+            self.bad_frames = 0
+        self.bad_frames += 1
+        if self.bad_frames >= BAD_FRAMES_MAX:
+            self.end(CloseCode.PROTOCOL_ERROR)
+
+    # ── the window ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def check_window(self) -> None:
+        """Stop reading past the window, go on when it is kept again."""
+        too_much = len(self.queue) + self.in_flight > self.node.rules.window or self.queue_bytes > QUEUE_BYTES_MAX
+        if too_much is not self.is_paused:
+            self.is_paused = too_much
+            if too_much:
+                self.wire.pause_reading()
+            else:
+                self.wire.resume_reading()
+
+    def go_back_to(self, seq: int) -> None:
+        """
+        Expect `seq` next and, having said so, ignore what is above it. What was queued and is above it is dropped.
+        """
+        self.expected = seq
+        self.is_held = True
+        self.queue = [update for update in self.queue if update.seq < seq]
+        self.queue_bytes = sum(len(update.body) for update in self.queue)
+
+    def drop_queue(self) -> None:
+        """Forget what was queued: it is in the client's journal."""
+        self.queue = []
+        self.queue_bytes = 0
+        self.is_durable = False
+
+    # ── heartbeats ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def answer_pings(self, saved: int | None) -> None:
+        """Answer all open pings; `saved` only after a look at the hot copy."""
+        pings, self.pings = self.pings, _NO_PINGS
+        now_ms = self.node.now_ms()
+        for at in pings:
+            self.send(frames.pong(at, now_ms, saved))
+
+    def tell_saved(self, seq: int) -> None:
+        if seq > self.saved_told:
+            self.saved_told = seq
+            self.send(frames.saved(seq))

@@ -1,0 +1,113 @@
+"""
+Hydrate: progress from Postgres into Redis, when it is needed and not there.
+
+Promise: one read in flight for the same question, a bounded number in all, live sockets before new logins. The clock of
+Redis is read before Postgres is, so that an install that comes too late is refused. A hydrate proves nothing about what
+happened after its read began; whoever needs proof reads again (`find_device_seq`).
+
+Not here: what is done when there is nothing to hydrate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gateway.sessions.gate import Gate
+from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import Tally
+from persistence.cold.shapes import ColdProgress
+from persistence.cold.store import ColdStore
+from persistence.errors import StoreUnavailable
+from persistence.hot.store import HotStore
+from persistence.progress_key import ProgressKey
+
+WIDTH = 6
+"""Reads of Postgres at once: below its pool, so that queries find a connection too."""
+
+INSTALLS_MAX = 3
+"""A read is refused when it took longer than Redis allows; a store that slow is as good as away after three."""
+
+_Question = tuple[ProgressKey, str, str | None, bool]
+
+log = get_logger("hydrator")
+
+
+class Hydrator:
+    def __init__(self, hot: HotStore, cold: ColdStore, tally: Tally, clock: Callable[[], float]) -> None:
+        self._hot = hot
+        self._cold = cold
+        self._tally = tally
+        self._clock = clock
+        self._gate = Gate(WIDTH)
+        self._flights: dict[_Question, asyncio.Task[ColdProgress | None]] = {}
+
+    async def hydrate(
+        self,
+        key: ProgressKey,
+        device: str,
+        *,
+        session_id: str | None = None,
+        creates: bool = False,
+        is_live: bool = False,
+    ) -> ColdProgress | None:
+        """
+        Read a progress and make it the hot copy, unless a copy is there that has not diverged. None: there is no such
+        progress (only a hello with a token `creates` one).
+
+        Raises:
+            StoreUnavailable: one of the stores did not answer; nothing is half done.
+        """
+        question = (key, device, session_id, creates)
+        flight = self._flights.get(question)
+        if flight is None:
+            flight = asyncio.get_running_loop().create_task(self._fly(question, is_live), name=f"hydrate {key.member}")
+            self._flights[question] = flight
+            flight.add_done_callback(lambda done: self._land(question, done))
+        # Shielded: whoever asked first may be cancelled, the others still wait for the same answer.
+        return await asyncio.shield(flight)
+
+    async def find_device_seq(self, row_id: str, device: str, *, is_live: bool = False) -> tuple[int, int]:
+        """(how far the stream is saved, when that was read by the clock of Redis): always a read that begins now."""
+        async with self._gate.hold(is_live=is_live):
+            read_started_ms = await self._hot.time_ms()
+            return await self._cold.find_device_seq(row_id, device), read_started_ms
+
+    async def install_device(self, key: ProgressKey, row_id: str, device: str, *, is_live: bool = False) -> None:
+        """
+        Load a stream that a hot copy does not know. Whoever asked looks again, so what it answers does not matter.
+        """
+        seq, read_started_ms = await self.find_device_seq(row_id, device, is_live=is_live)
+        await self._hot.install_device(key, device, seq, read_started_ms)
+
+    async def close(self) -> None:
+        for flight in list(self._flights.values()):
+            flight.cancel()
+        if self._flights:
+            await asyncio.wait(list(self._flights.values()), timeout=2.0)
+
+    async def _fly(self, question: _Question, is_live: bool) -> ColdProgress | None:
+        key, device, session_id, creates = question
+        async with self._gate.hold(is_live=is_live):
+            for _ in range(INSTALLS_MAX):
+                read_started_ms = await self._hot.time_ms()
+                if creates:
+                    cold: ColdProgress | None = await self._cold.open_progress(key, device)
+                else:
+                    cold = await self._cold.find_progress(key, device, session_id)
+                if cold is None:
+                    return None
+                is_there, thrown = await self._hot.install(cold, read_started_ms)
+                self._tally.hydrates += 1
+                if thrown:
+                    log.warning(
+                        "diverged_copy_replaced", progress=key.member, version=cold.version, pending_thrown=thrown
+                    )
+                if is_there:
+                    return cold
+        raise StoreUnavailable("postgres", "find_progress", "it answers too slowly to be installed")
+
+    def _land(self, question: _Question, flight: asyncio.Task[ColdProgress | None]) -> None:
+        self._flights.pop(question, None)
+        if not flight.cancelled():
+            flight.exception()  # told to everybody who waits; nobody may be left

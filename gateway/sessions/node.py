@@ -1,0 +1,300 @@
+"""
+One node: the connections of this process, and the tasks that serve all of them together.
+
+Promise: a player has at most one connection here; the newer one, by its number, wins at once. Every task is owned: a
+flow ends with its connection, a service with the node, and none ends unseen. A fault in one connection is one log line
+and one close. Nothing here is the only copy of anything: kill it at any line, and another node takes its players.
+
+Not here: sockets (gateway.sockets) and when the process starts and stops (gateway.app).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from gateway.sessions import dispatch
+from gateway.sessions.committer import Committer
+from gateway.sessions.connection import Connection, Phase, Wire
+from gateway.sessions.drain import drain
+from gateway.sessions.expiry import ExpirySweeper
+from gateway.sessions.faults import Goodbye, close_of
+from gateway.sessions.gate import Gate
+from gateway.sessions.hydrator import Hydrator
+from gateway.sessions.leaving import leave
+from gateway.sessions.recovery import recover
+from gateway.sessions.rules import SessionRules
+from gateway.sessions.timer_wheel import TICK_S, TimerWheel
+from gateway.sessions.tokens import Tokens
+from gateway.sessions.verdicts import take_full, take_outage, take_verdict
+from gateway.telemetry.health import Health
+from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import Tally
+from persistence.cold.store import ColdStore
+from persistence.errors import PersistenceError
+from persistence.hot.shapes import SavedNotice
+from persistence.hot.store import HotStore
+from protocol.closes import CloseCode
+from protocol.codec import Codec
+from protocol.entry import EntryIds
+from protocol.frames import ResyncReason
+
+OPENINGS_WIDTH = 6
+QUESTIONS_WIDTH = 3
+"""
+Hellos and queries that ask a store at once. Together with the services this stays below the pool of Redis
+connections.
+"""
+
+ACTIVE_S = 1.0
+COMMITTER_STOP_S = 3.0
+"""How long a stopping node waits for the call that is under way."""
+
+log = get_logger("sessions")
+
+
+class Node:
+    """`start`, then `connect` for every socket, then `drain` and `stop`."""
+
+    def __init__(
+        self,
+        rules: SessionRules,
+        hot: HotStore,
+        cold: ColdStore,
+        tokens: Tokens,
+        *,
+        tally: Tally | None = None,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        self.rules = rules
+        self.name = rules.node
+        self.hot = hot
+        self.cold = cold
+        self.tokens = tokens
+        self.tally = tally if tally is not None else Tally()
+        self.clock = clock if clock is not None else asyncio.get_running_loop().time
+        self.health = Health(self.clock)
+        self.wheel = TimerWheel(self.clock())
+        self.entry_ids = EntryIds()
+        self.hydrator = Hydrator(hot, cold, self.tally, self.clock)
+        self.openings = Gate(OPENINGS_WIDTH)
+        self.questions = Gate(QUESTIONS_WIDTH)
+        self.committer = Committer(
+            hot,
+            clock=self.clock,
+            on_verdict=take_verdict,
+            on_full=take_full,
+            on_outage=take_outage,
+            on_fault=self.fail,
+        )
+        self.connections: set[Connection] = set()
+        self.players: dict[str, Connection] = {}  # by user id: those that were welcomed
+        self.is_draining = False
+        self._pongs: deque[tuple[float, Connection]] = deque()
+        self._stop = asyncio.Event()
+        self._services: list[asyncio.Task[None]] = []
+        self._queries: set[asyncio.Task[None]] = set()
+
+    def now_ms(self) -> int:
+        """The wall clock: what happened when. Never what is due when."""
+        return time.time_ns() // 1_000_000
+
+    # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, connection: Connection, flow: Coroutine[Any, Any, None], name: str) -> None:
+        """Run a flow of a connection; it ends with the connection, and what it raises ends the connection."""
+        task = asyncio.get_running_loop().create_task(self._run_flow(connection, flow), name=name)
+        connection.task = task
+
+    def start_services(self) -> None:
+        services: list[tuple[str, Coroutine[Any, Any, None]]] = [
+            ("committer", self.committer.run()),
+            ("timers", self._turn_wheel()),
+            ("notices", self._listen()),
+            ("expiry", ExpirySweeper(self).run(self._stop)),
+            ("active_players", self._note_active_players()),
+        ]
+        loop = asyncio.get_running_loop()
+        self._services = [loop.create_task(service, name=name) for name, service in services]
+        for task in self._services:
+            task.add_done_callback(self._service_ended)
+
+    async def drain(self, urgent: asyncio.Event) -> None:
+        await drain(self, urgent)
+
+    async def stop(self) -> None:
+        """End every service. Connections must be closed before; what was in flight to Redis is waited for, briefly."""
+        self._stop.set()
+        self.is_draining = True
+        self.committer.stop()
+        flows = [c.task for c in self.connections if c.task is not None]
+        for task in [*flows, *self._queries]:
+            task.cancel()
+        committer = [task for task in self._services if task.get_name() == "committer"]
+        if committer:
+            await asyncio.wait(committer, timeout=COMMITTER_STOP_S)
+        for task in self._services:
+            task.cancel()
+        ending = [*flows, *self._queries, *self._services]
+        if ending:
+            await asyncio.wait(ending, timeout=COMMITTER_STOP_S)
+        await self.hydrator.close()
+
+    # ── for sockets ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def connect(self, wire: Wire, codec: Codec) -> Connection:
+        connection = Connection(self, wire, codec)
+        self.connections.add(connection)
+        return connection
+
+    def receive(self, connection: Connection, payload: bytes) -> None:
+        dispatch.receive(connection, payload)
+
+    # ── for flows ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def register(self, connection: Connection) -> None:
+        """
+        This connection holds its player now.
+
+        Raises:
+            Goodbye: one with a higher number does already.
+        """
+        user_id = connection.key.user_id
+        older = self.players.get(user_id)
+        if older is not None and older is not connection and older.is_open:
+            if older.number > connection.number:
+                raise Goodbye(CloseCode.REPLACED)
+            older.end(CloseCode.REPLACED)
+        self.players[user_id] = connection
+
+    def forget(self, connection: Connection) -> None:
+        """A connection has ended."""
+        self.connections.discard(connection)
+        user_id = connection.key.user_id
+        if self.players.get(user_id) is connection:
+            del self.players[user_id]
+        connection.drop_queue()
+        connection.pings = []
+        task, connection.task = connection.task, None
+        if task is not None and task is not _current_task():
+            task.cancel()
+
+    def start_recovery(self, connection: Connection, reason: ResyncReason) -> None:
+        connection.phase = Phase.RECOVERING
+        connection.drop_queue()
+        connection.answer_pings(None)
+        connection.check_window()
+        self.start(connection, recover(connection, reason), "recovery")
+
+    def start_leave(self, connection: Connection) -> None:
+        connection.phase = Phase.LEAVING
+        self.start(connection, leave(connection), "leave")
+
+    def start_query(self, connection: Connection, answering: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(answering, name="query")
+        self._queries.add(task)
+        task.add_done_callback(self._queries.discard)
+
+    def await_pong(self, connection: Connection, within_s: float) -> None:
+        """Answer the pings of this connection by then, looked at or not."""
+        self._pongs.append((self.clock() + within_s, connection))
+
+    def fail(self, connection: Connection, error: BaseException) -> None:
+        """The one end of everything that goes wrong in a connection's own affairs."""
+        close = close_of(error)
+        if not close.is_expected:
+            self.log_fault(connection, error)
+        connection.end(close.code, close.retry_after_ms)
+
+    def log_fault(self, connection: Connection, error: BaseException) -> None:
+        log.error("connection_fault", progress=connection.key.member, phase=connection.phase.name, exc_info=error)
+
+    async def _run_flow(self, connection: Connection, flow: Coroutine[Any, Any, None]) -> None:
+        try:
+            await flow
+        except asyncio.CancelledError:
+            # Whoever cancels has ended the connection, or the node ends and aborts it.
+            raise
+        except Exception as error:
+            self.fail(connection, error)
+
+    # ── services ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    async def _turn_wheel(self) -> None:
+        """All deadlines of all connections, and how late this loop is."""
+        while not self._stop.is_set():
+            before = self.clock()
+            await asyncio.sleep(TICK_S)
+            now = self.clock()
+            self.health.note_lag(now - before - TICK_S)
+            self.wheel.turn(now)
+            pongs = self._pongs
+            while pongs and pongs[0][0] <= now:
+                connection = pongs.popleft()[1]
+                if connection.pings and connection.is_open:
+                    connection.answer_pings(None)
+
+    async def _listen(self) -> None:
+        """`saved`, as soon as a flusher has committed it."""
+        async for notices in self.hot.notices(self.name):
+            for notice in notices:
+                self._tell_saved(notice)
+            if self._stop.is_set():
+                return
+
+    def _tell_saved(self, notice: SavedNotice) -> None:
+        connection = self.players.get(notice.key.user_id)
+        if connection is None or connection.key != notice.key:
+            return
+        seq = notice.saved.get(connection.device)
+        if seq is not None and connection.phase in (Phase.PLAYING, Phase.RECOVERING, Phase.LEAVING):
+            connection.tell_saved(seq)
+        waiter = connection.leave_saved
+        if waiter is not None and not waiter.done() and notice.saved_version >= connection.leave_version:
+            waiter.set_result(None)
+
+    async def _note_active_players(self) -> None:
+        """
+        Once a second, in one batch: who was heard since the last time. Doubles as the look whether Redis is there.
+        """
+        last = self.clock()
+        while not self._stop.is_set():
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), ACTIVE_S)
+            now = self.clock()
+            active: dict[str, list[str]] = {}
+            for connection in self.players.values():
+                if connection.heard_at >= last:
+                    active.setdefault(connection.key.experience, []).append(connection.key.user_id)
+            last = now
+            try:
+                if active:
+                    await self.hot.note_active_players(active)
+                else:
+                    await self.hot.time_ms()
+            except PersistenceError as error:
+                self.health.note_redis(str(error))
+            else:
+                self.health.note_redis(None)
+
+    def experiences(self) -> set[str]:
+        """Those that are played here now."""
+        return {connection.key.experience for connection in self.players.values()}
+
+    def _service_ended(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or self._stop.is_set():
+            return
+        # A node without one of its services is worse than none: say so and let the supervisor start another.
+        log.critical("service_ended", service=task.get_name(), exc_info=task.exception())
+        self.health.is_broken = True
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        return None

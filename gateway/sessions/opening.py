@@ -1,0 +1,324 @@
+"""
+Hello: who is there, which session is theirs, is the progress hot, and do both sides agree about the stream.
+
+Promise: a welcome is sent only for a connection number that Redis gave out, and shows the progress as it was in that
+same instant. Everything before it may be repeated: when something changed under us we look again, a bounded number of
+times and seconds. Of two hellos of one player the higher number stays, on this node at once, elsewhere by its fence.
+
+Not here: what happens when the copy goes away later (recovery.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gateway.sessions.connection import Connection, Phase
+from gateway.sessions.faults import Goodbye, retry_after_ms
+from gateway.sessions.rules import OPEN_ATTEMPTS_MAX, OPEN_DEADLINE_S
+from gateway.sessions.session_entries import end_entry, start_entry
+from gateway.sessions.tokens import Claims, ResumeToken, TokenRefused
+from gateway.telemetry.logs import get_logger
+from persistence.hot.shapes import EndSession, HotProgress, HotSession, OpenSession, Outcome
+from persistence.progress_key import ProgressKey
+from protocol import frames
+from protocol.closes import CloseCode
+from protocol.frames import Hello, StreamResetReason, WelcomeReason
+from protocol.limits import WELCOME_LIMITS
+from protocol.state import document
+
+if TYPE_CHECKING:
+    from gateway.sessions.node import Node
+
+log = get_logger("sessions")
+
+
+@dataclass(slots=True)
+class Who:
+    """Who said hello. Without `claims` only the session that `resume` names may be taken up, and `refusal` says why."""
+
+    user_id: str
+    claims: Claims | None
+    resume: ResumeToken | None
+    refusal: TokenRefused
+
+
+async def open_connection(connection: Connection, hello: Hello) -> None:
+    """
+    From hello to welcome, stream_reset or goodbye. Cancelling is safe: a session that was opened lives on in Redis and
+    is resumed or expires.
+
+    Raises:
+        Goodbye, TokenRefused, StoreUnavailable, StoreFull, TimeoutError: why this connection cannot be welcomed.
+    """
+    async with asyncio.timeout(OPEN_DEADLINE_S):
+        await _Opening(connection, hello).run()
+
+
+def authenticate(node: Node, hello: Hello) -> Who:
+    """Raises TokenRefused when neither token counts."""
+    resume = node.tokens.find_resume(hello.resume.token) if hello.resume is not None else None
+    if resume is not None and hello.resume is not None and resume.session_id != hello.resume.session.lower():
+        resume = None
+    if hello.token is None:
+        refusal = TokenRefused("no token")
+    else:
+        try:
+            claims = node.tokens.check(hello.token)
+        except TokenRefused as refused:
+            refusal = refused
+        else:
+            if resume is not None and resume.user_id != claims.user_id:
+                resume = None
+            return Who(claims.user_id, claims, resume, TokenRefused("not needed"))
+    if resume is None:
+        raise refusal
+    return Who(resume.user_id, None, resume, refusal)
+
+
+class _Opening:
+    """One hello on its way. The fields are what earlier looks have decided."""
+
+    def __init__(self, connection: Connection, hello: Hello) -> None:
+        self.connection = connection
+        self.node = connection.node
+        self.hello = hello
+        self.arrived_ms = self.node.now_ms()
+        self.who = authenticate(self.node, hello)
+        self.key = ProgressKey(self.who.user_id, hello.experience)
+        # Ours already: after a stream_reset, or when a look came back to a session that this hello has opened.
+        self.own_session_id = connection.session_id if connection.key == self.key else ""
+        self.own_number = connection.number if self.own_session_id else 0
+        self.was_elsewhere = False
+        self.is_hydrated = False
+
+    async def run(self) -> None:
+        node, connection = self.node, self.connection
+        if node.is_draining:
+            raise Goodbye(CloseCode.DRAINING, retry_after_ms())
+        self._check_allowed(self.who.claims)
+        for attempt in range(OPEN_ATTEMPTS_MAX):
+            # Redis alone is asked inside the gate: a slow Postgres must not keep warm players out.
+            async with node.openings.hold(is_live=False):
+                session = await node.hot.find_session(self.who.user_id)
+                claims = self._claims_for(session)
+                if session is not None and session.experience != self.key.experience:
+                    outcome = await self._end_elsewhere(session)
+                else:
+                    request = self._request(session, claims)
+                    opened = await node.hot.open_session(request)
+                    outcome = opened.outcome
+                    if attempt == 0:
+                        node.tally.hot_lookups += 1
+                        node.tally.hot_hits += outcome is not Outcome.MISSING
+            if session is not None and session.experience != self.key.experience:
+                if outcome is Outcome.MISSING:
+                    await self._hydrate_elsewhere(session)
+                continue
+            if outcome is Outcome.MISSING:
+                await self._hydrate()
+            elif outcome is Outcome.NO_DEVICE:
+                await self._load_device()
+            elif outcome is Outcome.OK:
+                assert opened.progress is not None
+                self.own_session_id, self.own_number = request.session_id, opened.connection
+                connection.session_id, connection.number = request.session_id, opened.connection
+                connection.started_ms = request.started_ms
+                if not await self._agree(opened.progress):
+                    continue
+                if connection.phase is Phase.OPENING:
+                    connection.claims = request.claims
+                    self._welcome(opened.progress, claims)
+                return
+            # CHANGED: somebody was quicker; look again.
+        raise Goodbye(CloseCode.UNAVAILABLE, retry_after_ms())
+
+    # ── the looks ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_allowed(self, claims: Claims | None) -> None:
+        if claims is not None and not claims.allows(self.hello.experience):
+            # A client cannot mend this, but a token with the right experiences can.
+            raise Goodbye(CloseCode.UNAUTHENTICATED)
+
+    def _claims_for(self, session: HotSession | None) -> Claims:
+        """Those of the token, else those the session remembers: a resume is valid without a token while it lives."""
+        if self.who.claims is not None:
+            return self.who.claims
+        resume = self.who.resume
+        assert resume is not None
+        if session is None or session.id not in (resume.session_id, self.own_session_id):
+            raise self.who.refusal
+        claims = Claims.from_json(self.who.user_id, session.claims)
+        self._check_allowed(claims)
+        return claims
+
+    def _request(self, session: HotSession | None, claims: Claims) -> OpenSession:
+        """Resume the session that is there, if it is this client's; else start one in its place."""
+        node, hello, resume = self.node, self.hello, self.who.resume
+        is_own = session is not None and session.id == self.own_session_id
+        is_resumed = session is not None and resume is not None and session.id == resume.session_id
+        if not self.own_session_id or not is_own:
+            self.connection.welcome_as = (is_resumed, None if is_resumed else self._reason(session))
+        continues = is_own or is_resumed
+        now_ms = node.now_ms()
+        if continues:
+            assert session is not None
+            session_id, started_ms = session.id, session.started_ms
+        else:
+            session_id, started_ms = str(uuid.uuid4()), now_ms
+        started = ended = None
+        if not continues or self.is_hydrated:
+            # After a hydrate the start may have gone with the copy that was there before: say it again.
+            started = start_entry(node.entry_ids, session_id, self.key, hello.device, started_ms)
+        if session is not None and not continues:
+            ended = end_entry(node.entry_ids, session, now_ms, "replaced")
+        return OpenSession(
+            key=self.key,
+            device=hello.device,
+            node=node.name,
+            session_id=session_id,
+            started_ms=started_ms,
+            claims=claims.to_json() if self.who.claims is not None or session is None else session.claims,
+            connection_min=resume.connection + 1 if resume is not None else 0,
+            seen=(session.id, session.connection) if session is not None else None,
+            start_entry=started,
+            end_entry=ended,
+        )
+
+    def _reason(self, session: HotSession | None) -> WelcomeReason:
+        """Why the session that the client wanted is not the one it gets."""
+        resume = self.who.resume
+        if self.hello.resume is None:
+            return "new"
+        if resume is None:
+            return "unknown"
+        if self.was_elsewhere:
+            return "switched"
+        if session is not None:
+            return "ended"
+        # The number of a connection is about the time it was made, and no session lives longer unused.
+        if self.arrived_ms - resume.connection >= self.node.rules.session_expiry_s * 1000:
+            return "expired"
+        return "lost" if self.is_hydrated else "ended"
+
+    async def _end_elsewhere(self, session: HotSession) -> Outcome:
+        """One session is in one experience: end the other one."""
+        resume = self.who.resume
+        self.was_elsewhere = resume is not None and session.id == resume.session_id
+        ended = await self.node.hot.end_session(
+            EndSession(
+                key=ProgressKey(session.user_id, session.experience),
+                session_id=session.id,
+                entry=end_entry(self.node.entry_ids, session, self.node.now_ms(), "switched"),
+            )
+        )
+        return ended.outcome
+
+    async def _hydrate_elsewhere(self, session: HotSession) -> None:
+        key = ProgressKey(session.user_id, session.experience)
+        if await self.node.hydrator.hydrate(key, session.device) is None:
+            # A session without a progress: Postgres lost it. Nothing can be written about its end.
+            log.error("session_without_progress", progress=key.member, session=session.id)
+            raise Goodbye(CloseCode.UNAVAILABLE, retry_after_ms())
+
+    async def _hydrate(self) -> None:
+        creates = self.who.claims is not None
+        cold = await self.node.hydrator.hydrate(self.key, self.hello.device, creates=creates)
+        if cold is None:
+            raise self.who.refusal
+        self.is_hydrated = True
+
+    async def _load_device(self) -> None:
+        """The copy does not know this stream; absent never means 0."""
+        progress = await self.node.hot.find_progress(self.key)
+        if progress is not None:
+            await self.node.hydrator.install_device(self.key, progress.row_id, self.hello.device)
+
+    # ── agreeing about the stream ───────────────────────────────────────────────────────────────────────────────────
+
+    async def _agree(self, progress: HotProgress) -> bool:
+        """
+        Whether both sides can go on in this stream. False: look again, the copy was rebuilt. A stream that cannot go on
+        is reset, which ends this opening.
+
+        Raises:
+            Goodbye: never for a disagreement; a client is told what to do instead.
+        """
+        accepted = progress.accepted[self.hello.device]
+        if self.hello.saved > accepted:
+            # Somebody forgot. Only a read of Postgres that begins now can say who: an older one may be behind it.
+            known, _ = await self.node.hydrator.find_device_seq(progress.row_id, self.hello.device)
+            if known >= self.hello.saved:
+                await self._hydrate()
+                return False
+            self._reset_stream(accepted, "server_behind", known)
+        elif accepted > self.hello.made:
+            self._reset_stream(accepted, "device_behind", accepted)
+        return True
+
+    def _reset_stream(self, accepted: int, reason: StreamResetReason, known: int) -> None:
+        connection = self.connection
+        if connection.phase is not Phase.OPENING:
+            return
+        self.node.tally.stream_resets += 1
+        log.error(
+            "stream_reset",
+            progress=self.key.member,
+            reason=reason,
+            accepted=accepted,
+            known=known,
+            made=self.hello.made,
+            saved=self.hello.saved,
+        )
+        connection.key = self.key
+        connection.phase = Phase.WAITING
+        connection.task = None
+        connection.hello_due = self.node.clock() + self.node.rules.hello_timeout_s
+        connection.wire.schedule(connection.hello_due)
+        connection.send(frames.stream_reset(accepted, reason))
+
+    def _welcome(self, progress: HotProgress, claims: Claims) -> None:
+        """No await from here on: what Redis answered and what the client is told are one instant for this node."""
+        node, connection, hello = self.node, self.connection, self.hello
+        device = hello.device
+        now, now_ms = node.clock(), node.now_ms()
+        connection.key = self.key
+        connection.device = device
+        connection.copy = progress.copy
+        connection.told = accepted = progress.accepted[device]
+        connection.saved_told = saved = progress.saved.get(device, 0)
+        connection.expected = accepted + 1
+        connection.is_held = False
+        connection.clock_offset_ms = self.arrived_ms - hello.at
+        if claims.expires_at is not None:
+            connection.token_due = now + max(0.0, claims.expires_at - now_ms / 1000)
+            connection.wire.schedule(connection.token_due)
+        node.register(connection)
+        connection.phase = Phase.PLAYING
+        connection.task = None
+        connection.heard_at = now
+        connection.wire.schedule(now + node.rules.silence_s)
+        resumed, reason = connection.welcome_as
+        node.tally.resumes += resumed
+        connection.send(
+            frames.welcome(
+                session_id=connection.session_id,
+                session_token=node.tokens.make_resume(
+                    ResumeToken(connection.session_id, self.key.user_id, device, connection.number)
+                ),
+                expires_s=node.rules.session_expiry_s,
+                resumed=resumed,
+                reason=reason,
+                accepted=accepted,
+                saved=saved,
+                voids=progress.voids.get(device, ()),
+                state=document(progress.fields),
+                version=progress.version,
+                heartbeat_s=node.rules.heartbeat_s,
+                window=node.rules.window,
+                limits=WELCOME_LIMITS,
+                server_time=now_ms,
+            )
+        )

@@ -1,0 +1,140 @@
+"""
+What the hot store found, turned into what a client is told. `VERDICTS` is the table: every outcome, once.
+
+| outcome | the client gets |
+|---|---|
+| OK | `ack`, and `pong` with `saved` |
+| GAP | `ack` for what was taken, error 103 with `expected` |
+| FULL | `ack` for what was taken, error 202: the rest waits in its journal |
+| QUARANTINED | `ack` for what was taken, error 201 |
+| MISSING, NO_DEVICE | after a hydrate: `resync` redis_lost |
+| DIFFERENT_COPY | `resync` diverged |
+| BEHIND | after a hydrate: `resync` behind |
+| FENCED | close 4201 |
+| SESSION_ENDED | close 4007 |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.sessions.connection import Connection, Phase
+from gateway.sessions.faults import retry_after_ms
+from persistence.hot.shapes import GroupVerdict, Outcome, UpdateGroup
+from protocol import frames
+from protocol.closes import CloseCode
+from protocol.errors import ErrorCode
+
+
+def take_verdict(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    """Count and tell. The connection may have ended meanwhile; what was accepted stays accepted."""
+    if verdict.taken or verdict.repeated:
+        tally = connection.node.tally
+        voids = sum(1 for seq, _, _ in verdict.voids if seq > verdict.accepted - verdict.taken) if verdict.voids else 0
+        tally.updates_accepted += verdict.taken - voids
+        tally.updates_void += voids
+        tally.updates_repeated += verdict.repeated
+    if connection.phase is not Phase.PLAYING:
+        return
+    VERDICTS[verdict.outcome](connection, group, verdict)
+    if connection.phase is Phase.PLAYING:
+        if connection.is_paused:
+            connection.check_window()
+        if connection.wants_leave and not connection.queue and not connection.in_flight:
+            connection.node.start_leave(connection)
+
+
+def take_full(connection: Connection, group: UpdateGroup) -> None:
+    """Redis has no memory left: nothing of the call was taken."""
+    if connection.phase is not Phase.PLAYING:
+        return
+    connection.answer_pings(None)
+    if group.updates:
+        _hold(connection, group.updates[0].seq, ErrorCode.OVERLOADED, "the hot store is full")
+    connection.check_window()
+
+
+def take_outage(connection: Connection) -> None:
+    """Redis did not answer for too long: another node may reach it, and the journal keeps everything."""
+    connection.end(CloseCode.UNAVAILABLE, retry_after_ms())
+
+
+def _ok(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    if group.updates:
+        connection.told = verdict.accepted
+        if verdict.saved > connection.saved_told:
+            connection.saved_told = verdict.saved
+        connection.wire.send(
+            connection.codec.encode(frames.ack(verdict.accepted, verdict.version, verdict.saved, verdict.voids))
+        )
+    if connection.pings:
+        if verdict.saved > connection.saved_told:
+            connection.saved_told = verdict.saved
+        connection.answer_pings(verdict.saved)
+
+
+def _taken_before(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    if verdict.taken or verdict.repeated:
+        _ok(connection, group, verdict)
+    else:
+        connection.answer_pings(verdict.saved)
+
+
+def _gap(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    _taken_before(connection, group, verdict)
+    expected = verdict.accepted + 1
+    connection.go_back_to(expected)
+    connection.send_error(ErrorCode.SEQUENCE_GAP, f"expected {expected}", expected=expected)
+
+
+def _full(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    _taken_before(connection, group, verdict)
+    _hold(connection, verdict.accepted + 1, ErrorCode.OVERLOADED, "too much of this progress is not saved yet")
+
+
+def _quarantined(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    _taken_before(connection, group, verdict)
+    _hold(connection, verdict.accepted + 1, ErrorCode.UNAVAILABLE, "this progress cannot be saved now")
+
+
+def _hold(connection: Connection, seq: int, code: ErrorCode, message: str) -> None:
+    """One 2xx for `seq`; what is above it is ignored until it comes again."""
+    connection.go_back_to(seq)
+    connection.send_error(code, message, seq=seq, retry_after_ms=retry_after_ms())
+
+
+def _lost(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    connection.node.start_recovery(connection, "redis_lost")
+
+
+def _diverged(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    connection.node.start_recovery(connection, "diverged")
+
+
+def _behind(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    connection.node.start_recovery(connection, "behind")
+
+
+def _fenced(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    connection.end(CloseCode.REPLACED)
+
+
+def _session_ended(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    connection.end(CloseCode.SESSION_ENDED)
+
+
+VERDICTS: dict[Outcome, Callable[[Connection, UpdateGroup, GroupVerdict], None]] = {
+    Outcome.OK: _ok,
+    Outcome.GAP: _gap,
+    Outcome.FULL: _full,
+    Outcome.QUARANTINED: _quarantined,
+    Outcome.MISSING: _lost,
+    Outcome.NO_DEVICE: _lost,
+    Outcome.DIFFERENT_COPY: _diverged,
+    Outcome.BEHIND: _behind,
+    Outcome.FENCED: _fenced,
+    Outcome.SESSION_ENDED: _session_ended,
+}
+
+# CHANGED and ACTIVE are answers to other questions.
+assert set(Outcome) - set(VERDICTS) == {Outcome.CHANGED, Outcome.ACTIVE}
