@@ -221,9 +221,7 @@ class JournalView(Protocol):
     @property
     def saved(self) -> int: ...
     @property
-    def known_max(self) -> int: ...
-    @property
-    def is_moved(self) -> bool: ...
+    def moved_at(self) -> int | None: ...
     def list_after(self, seq: int, limit: int) -> list[tuple[int, bytes]]: ...
 
 
@@ -324,7 +322,9 @@ class SessionMachine:
         self.voids: dict[int, tuple[int, str]] = {}
         self.rtt_ms: float | None = None
         self.is_leaving = False
-        self._sent_ever = 0
+        # What an earlier machine may have sent: everything that is there already; nothing above it can be known
+        # anywhere.
+        self._sent_ever = journal.made if journal.moved_at is None else journal.moved_at
         self._token = ""
         self._refresh_ms: int | None = None
         self._is_fresh_token_due = False
@@ -426,7 +426,8 @@ class SessionMachine:
         self._is_fresh_token_due = False
         self._refresh_ms = token_expires_ms
         self._heard_ms = now_ms
-        return self._begin_hello(now_ms)
+        out = self._begin_hello(now_ms)
+        return out if self._journal.synced < 0 else self.journal_synced(now_ms)
 
     def disconnected(self, code: int | None, now_ms: int) -> list[Action]:
         """The socket is gone, or could not be opened; `code` is what its close frame said, None without one."""
@@ -466,7 +467,7 @@ class SessionMachine:
         """The journal moved: an update was made, or a sync came to an end."""
         out: list[Action] = []
         if self._hello_due:
-            if self._journal.synced >= self._journal.made:
+            if self._journal.synced >= 0:
                 self._say_hello(now_ms, out)
             return out
         self._fill(now_ms, out)
@@ -597,8 +598,7 @@ class SessionMachine:
     def _begin_hello(self, now_ms: int) -> list[Action]:
         self.state = MachineState.HELLO
         self._state_since_ms = now_ms
-        # `made` in a hello must be true after a power cut, too; and a new device id must be on disk before it is
-        # named.
+        # A new device id must be on disk before the server hears of it.
         self._hello_due = True
         return [SyncJournal()]
 
@@ -611,10 +611,10 @@ class SessionMachine:
             "experience": self._experience,
             "device": journal.device,
             "at": now_ms + self.clock_offset_ms,
-            "made": journal.made,
+            "made": journal.synced,  # no more can ever have been sent, and a power cut leaves no less
             "saved": journal.saved,
         }
-        if self._resumable and not journal.is_moved:
+        if self._resumable and journal.moved_at is None:
             frame["resume"] = {"session": self.session_id, "token": self.session_token}
             frame["seen"] = self.seen
         if self.client is not None:
@@ -635,7 +635,7 @@ class SessionMachine:
         self._heartbeat_ms = _find_within(frame, "heartbeat_s", 0.01, 600.0, HEARTBEAT_S, 1000)
         self._window = _find_within(frame, "window", 1, WINDOW_MAX, WINDOW, 1)
 
-        if self._journal.is_moved:
+        if self._journal.moved_at is not None:
             # Another installation may have gone on under this device id after the copy was taken. Now it is known
             # how far; what lies above goes on under a new id, on a socket of its own.
             self._end_session()
@@ -689,7 +689,7 @@ class SessionMachine:
             raise Impossible(f"saved {saved} above accepted {accepted}")
         if accepted < self._journal.saved:
             raise Impossible(f"accepted {accepted} below what was saved ({self._journal.saved})")
-        if accepted > self._journal.made and not self._journal.is_moved:
+        if accepted > self._journal.made and self._journal.moved_at is None:
             raise Impossible(f"accepted {accepted} above what was made ({self._journal.made})")
 
     def _on_stream_reset(self, frame: dict[str, Any], now_ms: int, out: list[Action]) -> None:
@@ -697,7 +697,7 @@ class SessionMachine:
             raise Impossible("stream_reset without hello")
         accepted = _get_count(frame, "accepted")
         journal = self._journal
-        if journal.saved <= accepted <= journal.made and not journal.is_moved:
+        if journal.saved <= accepted <= journal.made and journal.moved_at is None:
             raise Impossible(f"stream_reset at {accepted} although {journal.saved} is saved and {journal.made} made")
         reason = frame.get("reason")
         self._end_session()
@@ -707,8 +707,7 @@ class SessionMachine:
     def _reset_stream(self, accepted: int, reason: str, out: list[Action]) -> None:
         # An update that nobody can have sent cannot be among what the server accepted, whatever number it carries:
         # that number was used before the disk forgot it.
-        known_max = max(self._journal.known_max, self._sent_ever)
-        out.append(ResetStream(min(accepted, known_max), reason))
+        out.append(ResetStream(min(accepted, self._sent_ever), reason))
         self.voids = {}
         self.accepted = 0
         self._sent_ever = 0

@@ -57,7 +57,7 @@ class ModelServer:
         self.copies += 1
         return Copy(self.copies, dict(self.cold_seq), dict(self.cold_seq))
 
-    # --- what tests do to it --------------------------------------------------------------------------------------------
+    # --- what tests do to it ------------------------------------------------------------------------------------------
 
     def connect(self) -> ModelConnection:
         self.connection = ModelConnection(self)
@@ -118,7 +118,7 @@ class ModelConnection:
                 return self._updates(frame["updates"])
             case "ping":
                 replies = self._check_copy()
-                accepted, saved = self._marks()
+                _, saved = self._marks()
                 return [*replies, {"t": "pong", "at": frame["at"], "server_time": 1, "saved": saved}]
             case "query":
                 return [{"t": "result", "id": frame["id"], "data": {"of": frame["of"]}}]
