@@ -129,6 +129,7 @@ def get_running(data_dir: Path, ready_json: Path | None = None) -> Ready:
 
 
 def is_alive(pid: int) -> bool:
+    """Whether a process runs. One that has ended and was not fetched yet (in a container perhaps never) does not."""
     if pid <= 0:
         return False
     try:
@@ -137,4 +138,13 @@ def is_alive(pid: int) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(pid)
+
+
+def _is_zombie(pid: int) -> bool:
+    """Only Linux can tell; elsewhere the answer is no."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text("ascii", "replace")
+    except OSError:
+        return False
+    return text.rpartition(")")[2].split()[:1] == ["Z"]

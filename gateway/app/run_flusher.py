@@ -29,7 +29,7 @@ from persistence.flusher.flusher import FlushBounds, Flusher, FlushReport
 from persistence.hot.store import HotStore
 
 PENDING_LOOK_INTERVAL_S = 1.0
-ORPHAN_FLUSH_S = 3.0  # less than what an orphan has left before it is ended
+ORPHAN_FLUSH_S = 2.5  # less than what an orphan has left before it is ended
 
 log = logging.getLogger("wayhold.flusher")
 

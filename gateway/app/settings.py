@@ -423,11 +423,9 @@ class Relation:
 
     def check(self, settings: Settings) -> None:
         if not self.holds(settings):
-            left, right = getattr(settings, self.left), getattr(settings, self.right)
-            raise SettingsError(
-                f"{self.reads} must hold, but {self.left}={left} and {self.right}={right}: {self.why}",
-                f"change {get_setting(self.left).env} or {get_setting(self.right).env}",
-            )
+            left, right = get_setting(self.left), get_setting(self.right)
+            pair = " and ".join(f"{row.name}={_shown(row, getattr(settings, row.name))}" for row in (left, right))
+            raise SettingsError(f"{self.reads} must hold, but {pair}: {self.why}", f"change {left.env} or {right.env}")
 
 
 RELATIONS: tuple[Relation, ...] = (
@@ -595,4 +593,4 @@ _KIND_WORDS: dict[type, str] = {
 
 
 def _shown(setting: Setting, value: object) -> str:
-    return "***" if setting.is_secret else repr(value)[:80]
+    return "***" if setting.is_secret else repr(str(value) if isinstance(value, Path) else value)[:80]

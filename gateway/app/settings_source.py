@@ -16,7 +16,7 @@ from typing import Any
 
 from gateway.app.errors import SettingsError
 from gateway.app.settings import Setting, Settings, get_setting, list_settings, parse_value
-from gateway.app.suggest import suggest
+from gateway.app.suggest import find_nearest
 from gateway.app.urls import MASK, mask_url
 
 # Ours, but no settings: what the supervisor hands to its processes (`children.py`), and what tests and make read.
@@ -60,7 +60,7 @@ def add_setting_flags(parser: argparse.ArgumentParser, names: Iterable[str] | No
     for setting in chosen:
         if not setting.flag:
             continue
-        about = setting.about.replace("%", "%%")
+        about = f"{setting.about} [{setting.env}]".replace("%", "%%")
         if setting.kind is bool:
             group.add_argument(
                 setting.flag, dest=_DEST + setting.name, default=None, action="store_const", const="true", help=about
@@ -118,9 +118,12 @@ def check_environment_names(environ: Mapping[str, str]) -> None:
             continue
         if name.startswith(INTERNAL_PREFIXES):
             continue
+        # Compared without the prefix, or every name would be near to every other.
+        nearest = find_nearest(name.removeprefix("WAYHOLD_"), [env.removeprefix("WAYHOLD_") for env in known])
+        full = next((env for env in known if nearest is not None and env in (nearest, f"WAYHOLD_{nearest}")), None)
         raise SettingsError(
-            f"environment variable {name} is no setting{suggest(name, known)}",
-            "correct or unset it; `wayhold settings` lists all",
+            f"environment variable {name} is no setting" + (f" (did you mean {full}?)" if full else ""),
+            "correct or unset it; `wayhold settings --help` lists all",
         )
 
 

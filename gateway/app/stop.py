@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     except ProcessLookupError:
         pass
     deadline = time.monotonic() + args.timeout_s
-    while is_alive(pid) and not _is_zombie(pid):
+    while is_alive(pid):
         if time.monotonic() > deadline:
             raise StillRunning(
                 f"process {pid} was asked to stop and still runs after {args.timeout_s:g} s",
@@ -54,12 +54,3 @@ def run(args: argparse.Namespace) -> int:
         time.sleep(LOOK_INTERVAL_S)
     print("stopped")
     return ExitCode.OK
-
-
-def _is_zombie(pid: int) -> bool:
-    """Ended, but whoever started it has not looked yet. Only Linux can tell; elsewhere the answer is no."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[:1] == ["Z"]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+NEAR = 0.4  # how alike two names must be, from 0 to 1; a wrong suggestion costs less than none
+
 
 def find_nearest(name: str, names: Iterable[str]) -> str | None:
     # Imported here: it is needed only when something is wrong already.
     from difflib import get_close_matches
 
     folded = {candidate.lower().replace("-", "_"): candidate for candidate in names}
-    found = get_close_matches(name.lower().replace("-", "_"), folded, n=1, cutoff=0.6)
+    found = get_close_matches(name.lower().replace("-", "_"), folded, n=1, cutoff=NEAR)
     return folded[found[0]] if found else None
 
 

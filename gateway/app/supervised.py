@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # Every child has ended 5 s after the supervisor was killed: what is left to do has until here, then the process ends.
-ORPHAN_DEADLINE_S = 4.0
+ORPHAN_DEADLINE_S = 3.5
 EXIT_ORPHAN = 70
 
 
