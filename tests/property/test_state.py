@@ -1,0 +1,102 @@
+"""A state goes to its document and back without a change, its size is what it says, and kinds never clash."""
+
+import json
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from protocol.effects import compile_update
+from protocol.errors import VoidUpdate
+from protocol.state import apply_ops, document, join_state, split_state, state_size
+from protocol.values import ValueRefused
+from tests.property.made_values import anything, good_effects, good_events, names, paths, values
+
+updates = st.lists(
+    st.tuples(good_events | st.none(), st.lists(good_effects, min_size=1, max_size=3)), min_size=1, max_size=8
+)
+
+
+def state_after(plan: list[Any]) -> dict[str, str | bytes]:
+    fields: dict[str, str | bytes] = {}
+    for event, effects in plan:
+        try:
+            apply_ops(fields, compile_update(event, effects).ops)
+        except VoidUpdate:
+            pass
+    return fields
+
+
+@given(updates)
+def test_a_state_comes_back_from_its_document(plan: list[Any]) -> None:
+    fields = state_after(plan)
+    state_json, kinds_json = join_state(fields)
+    assert split_state(state_json, kinds_json) == fields
+    assert json.loads(state_json) == document(fields)
+
+
+@given(updates)
+def test_kinds_are_written_only_where_the_default_reading_is_wrong(plan: list[Any]) -> None:
+    fields = state_after(plan)
+    state_json, kinds_json = join_state(fields)
+    try:
+        read_without = split_state(state_json)
+    except ValueRefused:
+        read_without = {}  # an array value that could not even be a set
+    assert (read_without == fields) == (kinds_json == "{}")
+
+
+@given(updates)
+def test_fields_may_be_text_or_bytes(plan: list[Any]) -> None:
+    """A store may answer either."""
+    fields = state_after(plan)
+    as_text: dict[str, str | bytes] = {
+        name: stored.decode() if isinstance(stored, bytes) else stored for name, stored in fields.items()
+    }
+    assert join_state(as_text) == join_state(fields)
+    assert document(as_text) == document(fields)
+    assert state_size(as_text) == state_size(fields)
+    ops = compile_update(None, [{"op": "incr", "path": "fresh", "value": 1}]).ops
+    apply_ops(as_text, ops)
+    apply_ops(fields, ops)
+    assert join_state(as_text) == join_state(fields)
+
+
+@given(updates)
+def test_no_path_is_ever_two_kinds(plan: list[Any]) -> None:
+    fields = state_after(plan)
+    kinds: dict[str, set[str]] = {}
+    for field in fields:
+        prefix, path = field[0], field[2:]
+        name, dot, _ = path.partition(".")
+        if prefix == "m":
+            kinds.setdefault(name, set()).add("set")
+        elif dot:
+            kinds.setdefault(name, set()).add("group")
+            kinds.setdefault(path, set()).add(prefix)
+        else:
+            kinds.setdefault(name, set()).add({"s": "set", "g": "group"}.get(prefix, prefix))
+    assert all(len(found) == 1 for found in kinds.values())
+    # A mark stands wherever something hangs on it.
+    for name, found in kinds.items():
+        if found == {"set"}:
+            assert f"s:{name}" in fields
+        if found == {"group"}:
+            assert f"g:{name}" in fields
+
+
+@given(
+    st.dictionaries(names | st.text(max_size=8), values | anything), st.dictionaries(paths, st.sampled_from("vcsgx"))
+)
+def test_any_document_is_a_state_or_refused(state: Any, kinds: dict[str, str]) -> None:
+    """Somebody may have edited the row by hand: a clear refusal, never a wrong state."""
+    try:
+        state_json = json.dumps(state)
+    except (TypeError, ValueError):
+        return
+    try:
+        fields = split_state(state_json, json.dumps(kinds))
+    except ValueRefused:
+        return
+    again_json, again_kinds = join_state(fields)
+    assert split_state(again_json, again_kinds) == fields
