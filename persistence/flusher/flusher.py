@@ -27,6 +27,7 @@ from persistence.cold.migrate import ensure_event_partitions
 from persistence.errors import PersistenceError, StoreUnavailable
 from persistence.flusher.plan import Copy, parse_snapshot
 from persistence.flusher.write import WriteReport, write_copies
+from persistence.hot.keys import PARTITIONS
 from persistence.hot.shapes import SavedNotice
 from persistence.hot.store import HotStore, Snapshot
 from persistence.progress_key import ProgressKey
@@ -45,6 +46,9 @@ SNAPSHOT_STEP = 32
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
 
 PARTITIONS_EVERY_S = 3600.0
+
+ALONE_S = 10.0
+"""How long progress go one by one after a failure that nobody foresaw: long enough to find the one that causes it."""
 
 FLUSH_FAILURES: tuple[type[BaseException], ...] = (PersistenceError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
 """What may happen to a flush without being our fault: it is repeated."""
@@ -98,6 +102,7 @@ class Flusher:
         self._on_flush = on_flush
         self._pool: asyncpg.Pool[Any] | None = None
         self._partitions_checked = 0.0
+        self._alone_until = 0.0
         self.is_healthy = False
         """True while the last attempt worked."""
         self.failures = 0
@@ -115,7 +120,7 @@ class Flusher:
             while not stop.is_set():
                 try:
                     claimed = await self.flush_due()
-                except FLUSH_FAILURES as error:
+                except Exception as error:
                     self._note_failure(error, backoff_s)
                     await _wait(stop, backoff_s * random.uniform(0.5, 1.0))
                     backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
@@ -141,17 +146,27 @@ class Flusher:
         # The connection comes first: without Postgres nothing is claimed, and nothing waits for a lease afterwards.
         async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
             await self._ensure_partitions(connection)
-            claimed = await self._hot.claim_due(self._bounds.progress_max, self._lease_s, random.randrange(64), ahead_s)
+            is_alone = time.monotonic() < self._alone_until
+            progress_max = 1 if is_alone else self._bounds.progress_max
+            claimed = await self._hot.claim_due(progress_max, self._lease_s, random.randrange(PARTITIONS), ahead_s)
             if not claimed:
                 return 0
             left = claimed
             try:
                 while left:
                     left = await self._flush_batch(connection, left)
-            except BaseException:
+            except BaseException as error:
                 connection.terminate()
+                is_ours = isinstance(error, Exception) and not isinstance(error, FLUSH_FAILURES)
                 with suppress(PersistenceError):
+                    if is_ours and len(left) == 1:
+                        await self._set_aside(left[0], error)
+                        return 1
                     await self._hot.release_claims(left)
+                if is_ours:
+                    # A fault of ours with one progress must not stop the others: from now on each goes alone.
+                    log.exception("flush failed for a reason that nobody foresaw; progress go one by one for a while")
+                    self._alone_until = time.monotonic() + ALONE_S
                 raise
             return len(claimed)
 
@@ -185,8 +200,8 @@ class Flusher:
                 report = await write_copies(connection, copies)
             committed = time.monotonic()
             await self._settle(report, absent, committed - started, len(copies))
-            for snapshot, error in unreadable:
-                await self._quarantine(snapshot.key, snapshot.hash[b"copy"].decode(), f"unreadable: {error!r}")
+            for snapshot, fault in unreadable:
+                await self._quarantine(snapshot.key, snapshot.hash[b"copy"].decode(), f"unreadable: {fault!r}")
         return claimed[taken:]
 
     async def _settle(self, report: WriteReport, absent: list[ProgressKey], duration_s: float, copies: int) -> None:
@@ -256,6 +271,13 @@ class Flusher:
                 )
             )
 
+    async def _set_aside(self, key: ProgressKey, error: BaseException) -> None:
+        """One progress alone makes us fail: quarantine it, so that an operator sees it and everybody else plays on."""
+        log.error("a progress cannot be flushed", extra={"progress": key.member}, exc_info=error)
+        progress = await self._hot.find_progress(key)
+        if progress is not None:
+            await self._quarantine(key, progress.copy, f"not flushable: {error!r}")
+
     async def _quarantine(self, key: ProgressKey, copy: str, reason: str) -> None:
         await self._hot.quarantine(key, copy, reason[:500])
         log.error("progress in quarantine", extra={"progress": key.member, "reason": reason[:500]})
@@ -272,7 +294,7 @@ class Flusher:
                             or not (await self._hot.count_pending()).updates
                         ):
                             return True
-                    except FLUSH_FAILURES as error:
+                    except Exception as error:
                         self._note_failure(error, BACKOFF_FIRST_S)
                         await asyncio.sleep(BACKOFF_FIRST_S)
         log.warning("the final flush ran out of time; what is left is kept in redis", extra={"deadline_s": deadline_s})

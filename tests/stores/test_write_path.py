@@ -10,9 +10,12 @@ import json
 
 import pytest
 
+from persistence.flusher import write
+from persistence.flusher.plan import Copy, ProgressWrite, Row
 from persistence.hot.shapes import Outcome
 from persistence.hot.store import HotStore
 from tests.stores.conftest import Stores
+from tests.waiting import wait_until
 
 WAYPOINT = {
     "type": "waypoint_visited",
@@ -320,3 +323,37 @@ async def test_session_that_redis_lost_is_closed_as_lost_until_its_real_end_come
     await stores.flush()
     (session,) = await stores.fetch("SELECT end_reason FROM player_sessions")
     assert session["end_reason"] == "left"
+
+
+async def test_fault_of_ours_with_one_progress_costs_the_others_nothing(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    players = [stores.player() for _ in range(6)]
+    for player in players:
+        await player.hello()
+        await player.send(player.make(WAYPOINT))
+    plan_write = write.plan_write
+
+    def fails_for_one(copy: Copy, row: Row) -> ProgressWrite:
+        if copy.key == players[3].key:
+            raise TypeError("a bug")
+        return plan_write(copy, row)
+
+    monkeypatch.setattr(write, "plan_write", fails_for_one)
+    stop = asyncio.Event()
+    flusher = stores.flusher()
+    for player in players:
+        await stores.hot.make_due(player.key)
+    running = asyncio.create_task(flusher.run(stop, final_flush_s=0.1))
+
+    async def others_are_saved() -> bool:
+        return len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 5
+
+    async def one_is_set_aside() -> bool:
+        progress = await stores.hot.find_progress(players[3].key)
+        return progress is not None and progress.quarantine.startswith("not flushable")
+
+    await wait_until("the others are saved", others_are_saved)
+    await wait_until("the one is set aside", one_is_set_aside)
+    stop.set()
+    await running
