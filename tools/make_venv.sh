@@ -73,12 +73,7 @@ make_environment() {
 }
 
 # Dependencies come as wheels only: a compiler that is not there would be the next question.
-pip_fail_for_pip() {
-    tail -n 15 "$log" >&2
-    fail "pip failed (its words are above); packages are taken as wheels only, so if your platform has none of one, try another Python version. Otherwise check the network and your pip settings, and run the same command again"
-}
-
-install() {
+pip_install() {
     environment=$1
     shift
     "$environment/bin/python" -m pip install --quiet --no-user --no-compile --disable-pip-version-check \
