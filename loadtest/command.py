@@ -53,7 +53,7 @@ from loadtest.target import (
 
 PLAYERS_MAX = 100_000
 # What a gateway takes without making anybody wait; see its setting for handshakes.
-PLAYERS_PER_RAMP_S = 150
+PLAYERS_PER_RAMP_S = 100
 # Streams of killed players are drained when nothing has moved for as long as several flushes take.
 STILL_S = 4.0
 POLL_S = 0.5
@@ -186,6 +186,10 @@ def read_options(args: argparse.Namespace) -> Options:
         kill_at_s = [float(at) for at in args.kill_at.split(",")] if args.kill_at else []
     except ValueError:
         raise TargetRefused(f"--kill-at wants seconds, comma-separated, not {args.kill_at!r}") from None
+    if any(not 0 <= at_s <= 86_400 for at_s in kill_at_s):
+        raise TargetRefused(f"--kill-at wants seconds of play, not {args.kill_at!r}")
+    if args.no_return and (args.freeze_postgres_s or len(kill_at_s) > 1):
+        raise TargetRefused("--no-return goes with one --kill-at and without --freeze-postgres-s")
     default_at_s = args.seconds if args.no_return else args.seconds / 2
     return Options(
         players=args.players,
