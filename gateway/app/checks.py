@@ -17,7 +17,7 @@ from typing import Any
 from gateway.app.errors import UnfitDependency
 from gateway.app.urls import mask_text, mask_url
 
-ANSWER_DEADLINE_S = 5.0
+ANSWER_DEADLINE_S = 3.0
 REDIS_FLOOR = (7, 0)
 VALKEY_FLOOR = (8, 0)
 
