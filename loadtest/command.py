@@ -48,6 +48,7 @@ from loadtest.target import (
     TargetMissing,
     TargetRefused,
     add_target_arguments,
+    check_json_file,
     find_target,
 )
 
@@ -113,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
     """Exit codes: 0 ok, 1 the verdict is bad, 2 usage, 3 something needed is missing, 130 interrupted."""
     try:
         options = read_options(args)
+        check_json_file(args.json)
         target = find_target(args)
         if target.database_url is None:
             raise TargetMissing("the audit needs the database: say --database-url (or set DATABASE_URL)")

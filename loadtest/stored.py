@@ -123,7 +123,8 @@ async def connect(database_url: str) -> asyncpg.Connection:
         _plain_url(database_url),
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=QUERY_TIMEOUT_S,
-        server_settings={"application_name": "wayhold-audit", "default_transaction_read_only": "on"},
+        statement_cache_size=0,  # a pooler in front may give each transaction another server
+        server_settings={"application_name": "wayhold-audit"},
     )
 
 

@@ -84,6 +84,12 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, help="data folder of the running `wayhold dev` (default: .data)")
 
 
+def check_json_file(file: Path | None) -> None:
+    """A report that cannot be written is refused before the work, not after it. Raises TargetRefused."""
+    if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
+        raise TargetRefused(f"--json cannot be written: {file}")
+
+
 def find_data_dir(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Path:
     given: Path | None = args.data_dir
     return given if given is not None else Path(environment.get("WAYHOLD_DATA_DIR") or ".data")

@@ -42,6 +42,7 @@ from loadtest.target import (
     TargetMissing,
     TargetRefused,
     add_target_arguments,
+    check_json_file,
     find_data_dir,
     find_target,
 )
@@ -91,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         if not 0.01 <= args.pace <= 100_000 or not 1 <= args.stall_s <= 86_400:
             raise TargetRefused("--pace must be between 0.01 and 100000, --stall-s between 1 and 86400")
+        check_json_file(args.json)
         target = find_target(args)
         return asyncio.run(_run(args, target))
     except (TargetRefused, TrackRefused, JournalForeign, JournalDamaged) as refused:
