@@ -72,12 +72,17 @@ def _main(arguments: list[str]) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=_LazyVersion())
+    parser.add_argument("-V", "--version", action=_ShowVersion, help="show the version")
     module.add_arguments(parser)
     args = parser.parse_args(rest)
     from gateway.app.errors import find_command_error
 
     try:
+        if not module_name.startswith("gateway."):
+            # Ours look when they load their settings. The others load none, and must not ignore a typo either.
+            from gateway.app.settings_source import check_environment_names
+
+            check_environment_names(os.environ)
         return int(module.run(args))
     except Exception as error:
         found = find_command_error(error)
@@ -99,13 +104,15 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
-class _LazyVersion(str):
-    """Looked up only when it is printed."""
+class _ShowVersion(argparse.Action):
+    """Like argparse's own, but the version is looked up only when it is asked for."""
 
-    __slots__ = ()
+    def __init__(self, option_strings: Sequence[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
 
-    def __mod__(self, _values: object) -> str:
-        return _version_line()
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(_version_line())
+        parser.exit(0)
 
 
 def _version_line() -> str:
