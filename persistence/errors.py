@@ -40,3 +40,10 @@ class StoreUnfit(PersistenceError):
         self.store = store
         self.reason = reason
         self.advice = advice
+
+
+class PlayerErased(PersistenceError):
+    """This player was erased, and what they came with (a token from before, a device they had) is refused for ever."""
+
+    def __init__(self) -> None:
+        super().__init__("the player was erased")

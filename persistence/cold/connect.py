@@ -22,6 +22,9 @@ UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
 )
 """What is raised when nobody answered. Five trees of exceptions, one meaning."""
 
+POSTGRES_ERRORS: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
+"""Everything that a call of Postgres may raise."""
+
 # What asyncpg's own encoders raise; one of them is an InterfaceError, so this is asked before UNAVAILABLE_ERRORS.
 _ENCODING_ERRORS: tuple[type[BaseException], ...] = (asyncpg.exceptions._base.DataError, OverflowError, UnicodeError)
 

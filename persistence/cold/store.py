@@ -19,11 +19,14 @@ import asyncpg
 from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS, open_pool
 from persistence.cold.queries import queries
 from persistence.cold.shapes import ColdProgress
-from persistence.errors import StoreUnavailable
+from persistence.cold.tombstones import hash_of
+from persistence.errors import PlayerErased, StoreUnavailable
 from persistence.progress_key import ProgressKey
 
 CALL_TIMEOUT_S = 5.0
 VERSION_MAX = 2**63 - 1
+TOMBSTONE_LEEWAY_S = 1.0
+"""A token tells whole seconds: only one that is surely from before the erase is refused for its age."""
 
 T = TypeVar("T")
 
@@ -34,6 +37,8 @@ class ColdStore:
     def __init__(self, pool: asyncpg.Pool[Any]) -> None:
         self._pool = pool
         self._sql = queries("progress")
+        self._erase_sql = queries("erase")
+        self._hash_key: bytes | None = None
 
     @classmethod
     async def open(cls, database_url: str, *, pool_max: int = 10) -> ColdStore:
@@ -46,8 +51,15 @@ class ColdStore:
         except UNAVAILABLE_ERRORS:
             self._pool.terminate()
 
-    async def open_progress(self, key: ProgressKey, device: str) -> ColdProgress:
-        """Read a progress, creating user, profile and progress rows that are missing. Only a hello does this."""
+    async def open_progress(self, key: ProgressKey, device: str, token_issued_at: float | None = None) -> ColdProgress:
+        """
+        Read a progress, creating user, profile and progress rows that are missing. Only a hello does this, with the
+        `iat` of its token.
+
+        Raises:
+            PlayerErased: the player was erased after that, or with this device.
+        """
+        await self.check_not_erased(key.user_id, device, token_issued_at)
         found = await self.find_progress(key, device)
         if found is not None:
             return found
@@ -58,6 +70,29 @@ class ColdStore:
         if found is None:
             raise StoreUnavailable("postgres", "create_progress", "the row is gone again (erased?)")
         return found
+
+    async def check_not_erased(self, user_id: str, device: str, token_issued_at: float | None) -> None:
+        """Raises PlayerErased for an erased player whose token is not newer, or whose device was known."""
+        hash_key = await self._find_hash_key()
+        row = await self._call(
+            "find_tombstone",
+            lambda c: c.fetchrow(
+                self._erase_sql["find_tombstone"],
+                hash_of(hash_key, "user", user_id),
+                hash_of(hash_key, "device", device),
+            ),
+        )
+        if row is None:
+            return
+        is_older = token_issued_at is None or token_issued_at + TOMBSTONE_LEEWAY_S <= row["erased_at"].timestamp()
+        if is_older or row["is_known_device"]:
+            raise PlayerErased
+
+    async def _find_hash_key(self) -> bytes:
+        if self._hash_key is None:
+            found: bytes = await self._call("find_hash_key", lambda c: c.fetchval(self._erase_sql["find_hash_key"]))
+            self._hash_key = found
+        return self._hash_key
 
     async def find_progress(self, key: ProgressKey, device: str, session_id: str | None = None) -> ColdProgress | None:
         """

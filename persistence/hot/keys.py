@@ -28,6 +28,9 @@ def active_players_key(experience: str) -> str:
 
 ACTIVE_PLAYERS_S = 1800
 
+ERASED_CHANNEL = "wayhold:erased"
+"""Where an erase tells every gateway whose sockets to close."""
+
 
 class HotKeys:
     """Key names for a given number of partitions. Cheap: asked for on every message."""
@@ -58,6 +61,10 @@ class HotKeys:
     def pending(self, key: ProgressKey) -> str:
         """list: entries that Postgres does not have yet, oldest first."""
         return f"{{p{self.partition(key.user_id)}}}:player:{key.user_id}:pending:{key.experience}"
+
+    def fence(self, user_id: str) -> str:
+        """string: after an erase, the time in ms before which a read of Postgres must not be installed."""
+        return f"{{p{self.partition(user_id)}}}:player:{user_id}:fence"
 
     def dirty(self, partition: int) -> str:
         """zset: progress with pending entries by the time in ms it is due; a claim moves it past its lease."""

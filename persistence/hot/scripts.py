@@ -24,6 +24,7 @@ NAMES = (
     "quarantine",
     "make_due",
     "sum_pending",
+    "purge_player",
 )
 
 

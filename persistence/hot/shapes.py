@@ -188,3 +188,10 @@ class SavedNotice:
     key: ProgressKey
     saved_version: int
     saved: dict[str, int]  # device → seq
+
+
+@dataclass(slots=True)
+class ErasedNotice:
+    """Published to every node when a player is erased: their sockets are closed."""
+
+    user_id: str

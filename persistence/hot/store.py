@@ -26,9 +26,10 @@ from persistence.cold.shapes import ColdProgress
 from persistence.errors import StoreFull, StoreUnavailable
 from persistence.hot import scripts
 from persistence.hot.flat_ops import FieldList
-from persistence.hot.keys import ACTIVE_PLAYERS_S, HotKeys, active_players_key, notices_channel
+from persistence.hot.keys import ACTIVE_PLAYERS_S, ERASED_CHANNEL, HotKeys, active_players_key, notices_channel
 from persistence.hot.shapes import (
     EndSession,
+    ErasedNotice,
     GroupVerdict,
     HotProgress,
     HotSession,
@@ -60,6 +61,10 @@ precision of an expiry.
 
 PENDING_DUE_UPDATES = 1_000
 """A progress with this many pending entries is flushed at once, whatever the interval."""
+
+FENCE_S = 3600
+"""How long an erased player's fence stands: far longer than any read of Postgres may take."""
+assert READ_AGE_MAX_MS < FENCE_S * 1000
 
 T = TypeVar("T")
 
@@ -328,7 +333,8 @@ class HotStore:
                 flat,
             )
         )
-        outcome, thrown = await self._run("install", [progress, pending, dirty], [packed])
+        fence = self._keys.fence(cold.key.user_id)
+        outcome, thrown = await self._run("install", [progress, pending, dirty, fence], [packed])
         return outcome >= 0, thrown
 
     async def install_device(self, key: ProgressKey, device: str, seq: int, read_started_ms: int) -> bool:
@@ -502,6 +508,31 @@ class HotStore:
             totals.oldest_s = max(totals.oldest_s, oldest_ms / 1000)
         return totals
 
+    # --- erasing -----------------------------------------------------------------------------------------------------
+
+    async def purge_player(
+        self, user_id: str, experiences: Sequence[str], *, fence_ahead_s: float = 0.0
+    ) -> tuple[int, list[str]]:
+        """Remove everything hot of a player and fence off older reads. Returns (keys removed, devices Redis knew)."""
+        keys = [self._keys.session(user_id), self._keys.expiry(self._keys.partition(user_id))]
+        keys.append(self._keys.fence(user_id))
+        for experience in experiences:
+            key = ProgressKey(user_id, experience)
+            keys += (self._keys.progress(key), self._keys.pending(key))
+        removed, devices = await self._run("purge_player", keys, [user_id, fence_ahead_s, FENCE_S])
+
+        async def purge_indexes() -> None:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for experience in experiences:
+                    member = ProgressKey(user_id, experience).member
+                    pipeline.zrem(self._keys.dirty(self._keys.partition(user_id)), member)
+                    pipeline.zrem(active_players_key(experience), user_id)
+                pipeline.publish(ERASED_CHANNEL, user_id)
+                await pipeline.execute()
+
+        await self._call("purge_player", purge_indexes)
+        return removed, [device.decode() for device in devices]
+
     # --- telling gateways ------------------------------------------------------------------------------------------
 
     async def publish_saved(self, notices: Mapping[str, Sequence[SavedNotice]]) -> None:
@@ -520,20 +551,23 @@ class HotStore:
         if notices:
             await self._call("publish_saved", publish)
 
-    async def notices(self, node: str) -> AsyncIterator[list[SavedNotice]]:
+    async def notices(self, node: str) -> AsyncIterator[list[SavedNotice | ErasedNotice]]:
         """
-        What flushers saved for the players of `node`, for ever. Connects again by itself; what was missed meanwhile
-        is missed.
+        What concerns the players of `node`: what flushers saved, who was erased. For ever; connects again by itself,
+        and what was missed meanwhile is missed.
         """
         backoff_s = 0.1
         while True:
             channel = self._client.pubsub(ignore_subscribe_messages=True)
             try:
-                await channel.subscribe(notices_channel(node))
+                await channel.subscribe(notices_channel(node), ERASED_CHANNEL)
                 while True:
                     message = await channel.get_message(timeout=0.5)
                     backoff_s = 0.1
                     if message is None:
+                        continue
+                    if message["channel"] == ERASED_CHANNEL.encode():
+                        yield [ErasedNotice(message["data"].decode())]
                         continue
                     yield [
                         SavedNotice(ProgressKey(user_id, experience), version, saved)

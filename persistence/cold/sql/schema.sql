@@ -165,3 +165,19 @@ CREATE TABLE dead_letters (
     sqlstate text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now()
 );
+
+-- What belongs to this installation alone. `hash_key` makes the hashes of erased players useless to anybody else.
+CREATE TABLE installation (
+    is_only_row boolean PRIMARY KEY DEFAULT true,
+    hash_key bytea NOT NULL DEFAULT decode(replace(gen_random_uuid()::text || gen_random_uuid()::text, '-', ''), 'hex'),
+    CONSTRAINT installation_has_one_row CHECK (is_only_row)
+);
+INSERT INTO installation DEFAULT VALUES;
+
+-- Tombstones: who was erased, and which devices they had, as keyed hashes. A token from before `erased_at` and every
+-- known device are refused for ever; `erased_at` lies ahead while an erase is under way.
+CREATE TABLE erased_players (
+    user_hash bytea PRIMARY KEY,
+    device_hashes bytea[] NOT NULL DEFAULT '{}',
+    erased_at timestamptz NOT NULL
+);

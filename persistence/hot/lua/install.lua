@@ -7,14 +7,15 @@ KEYS
   progress  hash   the progress
   pending   list   its entries that Postgres does not have yet
   dirty     zset   progress with pending entries, by the time it is due
+  fence     string after an erase: a read that began before this time must not be installed
 ARGV
   request   msgpack array: copy, row_id, version, last_entry, read_started_ms, deadline_ms, idle_s, device, device_seq,
             state_fields, state_bytes, member, fields (flat: field, value, …)
 RETURNS
-  {outcome, thrown}: 1 installed · 0 a copy is there and stays · -1 too late: what was read is too old ·
+  {outcome, thrown}: 1 installed · 0 a copy is there and stays · -1 too late: what was read is too old or was erased ·
   2 a diverged copy was replaced and `thrown` of its entries with it
 ]]
-local progress, pending, dirty = KEYS[1], KEYS[2], KEYS[3]
+local progress, pending, dirty, fence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local request = cmsgpack.unpack(ARGV[1])
 local copy, row_id, version, last_entry = request[1], request[2], request[3], request[4]
 local read_started_ms, deadline_ms, idle_s = request[5], request[6], request[7]
@@ -31,6 +32,7 @@ end
 -- A clock of Redis that went back says nothing about the age of the read: refuse that too.
 local age_ms = now_ms - read_started_ms
 if age_ms < 0 or age_ms > deadline_ms then return {-1, 0} end
+if read_started_ms <= tonumber(redis.call('GET', fence) or 0) then return {-1, 0} end
 
 local outcome, thrown = 1, 0
 local there = redis.call('HMGET', progress, 'copy', 'base_version', 'base_id')
