@@ -265,17 +265,17 @@ class PlayerSocket(asyncio.Protocol):
             if length > 125:
                 if length == 126:
                     start = at + 8
-                    if start > size:
+                    if at + 4 > size:
                         break
                     length = data[at + 2] << 8 | data[at + 3]
                 else:
                     start = at + 14
-                    if start > size:
+                    if at + 10 > size:
                         break
                     length = int.from_bytes(data[at + 2 : at + 10], "big")
-                if length > FRAME_BYTES_MAX:
-                    self._hand_over(data, at)
-                    return
+                    if length > FRAME_BYTES_MAX:
+                        self._hand_over(data, at)
+                        return
             end = start + length
             if end > size:
                 break
@@ -335,8 +335,7 @@ class PlayerSocket(asyncio.Protocol):
                 connection.receive(payload)
         if self._phase == _OPEN:
             if protocol.state is not OPEN:
-                self._phase = _CLOSING
-                self._await_close()
+                self._refused(protocol, connection)
             elif self._parts is None:
                 self._protocol = None
 
@@ -392,11 +391,16 @@ class PlayerSocket(asyncio.Protocol):
         protocol.receive_data(rest)
         protocol.events_received()
         self._flush(protocol)
-        if self._phase == _OPEN:
-            assert protocol.state is not OPEN, "the library took a frame that we do not"
-            self._phase = _CLOSING
-            self._await_close()
-        connection.count_close(protocol.close_sent.code if protocol.close_sent is not None else 1006)
+        assert protocol.state is not OPEN, "the library took a frame that we do not"
+        self._refused(protocol, connection)
+
+    def _refused(self, protocol: ServerProtocol, connection: Connection) -> None:
+        """The library has ended the connection: for a fault of the peer, or because the peer said close."""
+        self._phase = _CLOSING
+        self._tail = self._parts = None
+        self._await_close()
+        if protocol.parser_exc is not None and protocol.close_sent is not None:
+            connection.count_close(protocol.close_sent.code)
 
     def _library(self) -> ServerProtocol:
         """The Sans-I/O protocol at a frame boundary: a new one, unless fragments or a close are under way."""
