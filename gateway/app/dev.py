@@ -103,19 +103,20 @@ class Dev:
         holder.callback(self._ports.close)
         redis_warning = self._check_external_servers()
         folder = holder.enter_context(DataFolder(self._data_dir, disk_free_bytes_min=settings.disk_free_min_bytes))
+        for path in self._ready_files:
+            remove_ready(path)  # a killed supervisor's: whoever waits for the file must wait for ours
         if self._is_fresh:
             empty_folder(folder)
         self._greet()
-        if settings.jwt_secret is None and settings.jwt_secret_file is None:
-            settings = replace(settings, jwt_secret_file=make_secret(self._data_dir))
-        wipe_metrics_dir(self._metrics_dir)
-        folder.logs_dir.mkdir(mode=0o700, exist_ok=True)
         raise_file_limit()
-
         settings = self._start_servers(settings)
-        self._settings = settings
         assert settings.database_url is not None
         self._migrate(settings.database_url)
+        if settings.jwt_secret is None and settings.jwt_secret_file is None:
+            settings = replace(settings, jwt_secret_file=make_secret(self._data_dir))
+        self._settings = settings
+        wipe_metrics_dir(self._metrics_dir)
+        folder.logs_dir.mkdir(mode=0o700, exist_ok=True)
         add_children(
             supervisor,
             settings,
@@ -164,7 +165,8 @@ class Dev:
         """Start what no URL was given for; returns the settings with both URLs."""
         valkey = EmbeddedValkey(self._data_dir) if settings.redis_url is None else None
         postgres = EmbeddedPostgres(self._data_dir) if settings.database_url is None else None
-        for server, stage in ((valkey, STAGE_VALKEY), (postgres, STAGE_POSTGRES)):
+        # Postgres first: it has more reasons to refuse a folder, and then Valkey has not touched it either.
+        for server, stage in ((postgres, STAGE_POSTGRES), (valkey, STAGE_VALKEY)):
             if server is not None:
                 self._supervisor.add(
                     server,

@@ -97,10 +97,9 @@ def test_a_data_folder_of_another_postgres(folder: Path) -> None:
     (folder / "data" / "lock").touch()
     (folder / "data" / "postgres" / "PG_VERSION").write_text("9.6\n")
     (folder / "data" / "postgres" / "global" / "pg_control").write_text("precious")
-    done = start_dev(folder)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode == 3
-    assert "9.6" in lines[-1] and "--data-dir" in lines[-1]
+    before = list_tree(folder)
+    check_refusal(start_dev(folder), 3, "9.6", "--data-dir")
+    assert list_tree(folder) == before
     assert (folder / "data" / "postgres" / "global" / "pg_control").read_text() == "precious"
 
 
