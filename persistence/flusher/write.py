@@ -206,27 +206,29 @@ async def _add_to_profiles(connection: Any, sql: dict[str, str], writes: Sequenc
 async def _insert_events(connection: Any, sql: dict[str, str], events: Sequence[tuple[ProgressWrite, Entry]]) -> None:
     rows = []
     for write, entry in events:
-        body = entry.body
-        assert isinstance(body, UpdateBody)
-        rows.append(
-            (
-                entry.entry_id,
-                write.row.id,
-                body.event_type,
-                body.content_id,
-                body.data_json.decode(),
-                body.effects_json.decode() if body.effects_json else None,
-                body.lat,
-                body.lng,
-                instant(body.timestamp_ms),
-                body.device,
-                body.seq,
-                entry.version,
-                body.session_id,
-                instant(body.received_ms),
-            )
-        )
+        assert isinstance(entry.body, UpdateBody)
+        rows.append(event_row(entry.entry_id, write.row.id, entry.version, entry.body))
     await connection.execute(sql["insert_events"], *_columns(rows, 14))
+
+
+def event_row(entry_id: str, row_id: str, version: int, body: UpdateBody) -> tuple[Any, ...]:
+    """An event as the columns of `insert_events`."""
+    return (
+        entry_id,
+        row_id,
+        body.event_type,
+        body.content_id,
+        body.data_json.decode(),
+        body.effects_json.decode() if body.effects_json else None,
+        body.lat,
+        body.lng,
+        instant(body.timestamp_ms),
+        body.device,
+        body.seq,
+        version,
+        body.session_id,
+        instant(body.received_ms),
+    )
 
 
 async def _insert_dead_letter(
@@ -241,6 +243,7 @@ async def _insert_dead_letter(
         write.row.id,
         body.device,
         body.seq,
+        entry.version,
         entry.payload,
         _reason(error),
         getattr(error, "sqlstate", None) or "",

@@ -70,6 +70,10 @@ class HotKeys:
         """zset: progress with pending entries by the time in ms it is due; a claim moves it past its lease."""
         return f"{{p{partition}}}:dirty"
 
+    def quarantined(self, partition: int) -> str:
+        """zset: progress that Postgres refuses, by the time in s it was put aside; an operator releases them."""
+        return f"{{p{partition}}}:quarantined"
+
     def expiry(self, partition: int) -> str:
         """zset: user ids by the time in ms their session expires."""
         return f"{{p{partition}}}:expiry"

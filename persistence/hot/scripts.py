@@ -22,6 +22,7 @@ NAMES = (
     "discard_if_diverged",
     "discard_if_base",
     "quarantine",
+    "release_quarantine",
     "make_due",
     "sum_pending",
     "purge_player",

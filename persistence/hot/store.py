@@ -464,9 +464,41 @@ class HotStore:
         await self._call("forget", lambda: self._client.zrem(self._keys.of_group(key)[3], key.member))
 
     async def quarantine(self, key: ProgressKey, copy: str, reason: str) -> bool:
+        """Put a progress aside that Postgres refuses; False when another copy is there by now."""
         _, progress, _, dirty, _ = self._keys.of_group(key)
-        reply = await self._run("quarantine", [progress, dirty], [key.member, copy, reason])
+        quarantined = self._keys.quarantined(self._keys.partition(key.user_id))
+        reply = await self._run("quarantine", [progress, dirty, quarantined], [key.member, copy, reason])
         return bool(reply == 1)
+
+    async def release_quarantine(self, key: ProgressKey) -> bool:
+        """Let it be flushed again, at once; False when it was not in quarantine."""
+        _, progress, pending, dirty, _ = self._keys.of_group(key)
+        quarantined = self._keys.quarantined(self._keys.partition(key.user_id))
+        reply = await self._run("release_quarantine", [progress, pending, dirty, quarantined], [key.member])
+        return bool(reply == 1)
+
+    async def list_quarantined(self, limit: int = 1000) -> list[tuple[ProgressKey, str]]:
+        """Progress that were put aside, and why."""
+
+        async def members() -> list[list[bytes]]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in range(self._keys.partitions):
+                    pipeline.zrange(self._keys.quarantined(partition), 0, limit)
+                answered: list[list[bytes]] = await pipeline.execute()
+                return answered
+
+        found = await self._call("list_quarantined", members)
+        keys = [ProgressKey.of_member(member.decode()) for some in found for member in some][:limit]
+
+        async def reasons() -> list[bytes | None]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for key in keys:
+                    pipeline.hget(self._keys.progress(key), "quarantine")
+                answered: list[bytes | None] = await pipeline.execute()
+                return answered
+
+        told = await self._call("list_quarantined", reasons) if keys else []
+        return [(key, (reason or b"").decode(errors="replace")) for key, reason in zip(keys, told, strict=True)]
 
     async def release_claims(self, claimed: Sequence[ProgressKey]) -> None:
         """Give claims back that were not used, so that nobody waits for their lease."""
@@ -526,6 +558,7 @@ class HotStore:
                 for experience in experiences:
                     member = ProgressKey(user_id, experience).member
                     pipeline.zrem(self._keys.dirty(self._keys.partition(user_id)), member)
+                    pipeline.zrem(self._keys.quarantined(self._keys.partition(user_id)), member)
                     pipeline.zrem(active_players_key(experience), user_id)
                 pipeline.publish(ERASED_CHANNEL, user_id)
                 await pipeline.execute()

@@ -10,6 +10,7 @@ import json
 
 import pytest
 
+from persistence.dead_letters import DeadLetters
 from persistence.flusher import write
 from persistence.flusher.plan import Copy, ProgressWrite, Row
 from persistence.hot.shapes import Outcome
@@ -357,3 +358,51 @@ async def test_fault_of_ours_with_one_progress_costs_the_others_nothing(
     await wait_until("the one is set aside", one_is_set_aside)
     stop.set()
     await running
+
+
+async def test_dead_letter_is_replayed_once_what_was_wrong_is_mended(stores: Stores) -> None:
+    await stores.fetch("ALTER TABLE player_progress_events ADD CONSTRAINT no_cars CHECK (content_id <> 'car')")
+    player = stores.player()
+    await player.hello()
+    car = {"type": "waypoint_visited", "content_id": "car", "lat": 37.9}
+    await player.send(player.make(WAYPOINT), player.make(car), player.make(WAYPOINT))
+    await stores.flush()
+    async with DeadLetters(stores.database_url) as letters:
+        (letter,) = await letters.list_newest(10)
+        assert (letter.user_id, letter.seq, letter.content_id, letter.sqlstate) == (
+            player.key.user_id,
+            2,
+            "car",
+            "23514",
+        )
+        refused = await letters.replay([letter.id])
+        assert (refused.replayed, [id for id, _ in refused.refused]) == (0, [letter.id])
+        await stores.fetch("ALTER TABLE player_progress_events DROP CONSTRAINT no_cars")
+        assert (await letters.replay([letter.id])).replayed == 1
+        assert (await letters.replay([letter.id])).absent == [letter.id]
+        assert await letters.list_newest(10) == []
+    rows = await stores.fetch(
+        "SELECT seq, version, content_id, location_lat FROM player_progress_events ORDER BY version"
+    )
+    assert [tuple(row) for row in rows] == [
+        (1, 2, "8_inter_gravity_car", None),
+        (2, 3, "car", 37.9),
+        (3, 4, "8_inter_gravity_car", None),
+    ]
+
+
+async def test_released_progress_is_flushed_again(stores: Stores) -> None:
+    player = stores.player()
+    await player.hello()
+    await player.send(player.make(WAYPOINT))
+    progress = stores.hot._keys.progress(player.key)
+    await stores.hot._client.hset(progress, "v:bad", b'"\\u0000"')
+    await stores.flush()
+    ((key, reason),) = await stores.hot.list_quarantined()
+    assert key == player.key and reason.startswith("22P05")
+    await stores.hot._client.hdel(progress, "v:bad")
+    assert await stores.hot.release_quarantine(player.key)
+    assert not await stores.hot.release_quarantine(player.key)
+    await stores.flush()
+    assert len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 1
+    assert (await player.send(player.make(WAYPOINT))).outcome is Outcome.OK

@@ -160,6 +160,7 @@ CREATE TABLE dead_letters (
     experience_progress_id uuid NOT NULL REFERENCES experience_progress (id) ON DELETE CASCADE,
     device_id text NOT NULL,
     seq bigint NOT NULL,
+    version bigint NOT NULL,
     payload bytea NOT NULL,
     reason text NOT NULL,
     sqlstate text NOT NULL,

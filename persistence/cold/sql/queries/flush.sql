@@ -97,5 +97,5 @@ ON CONFLICT DO NOTHING;
 
 -- name: insert_dead_letter
 -- An event that Postgres refuses for its data, whole and with the reason, so that it can be replayed.
-INSERT INTO dead_letters (id, experience_progress_id, device_id, seq, payload, reason, sqlstate)
-VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (id) DO NOTHING;
+INSERT INTO dead_letters (id, experience_progress_id, device_id, seq, version, payload, reason, sqlstate)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) DO NOTHING;
