@@ -28,6 +28,8 @@ COMMANDS: dict[str, str] = {
     "serve": "gateway.app.serve",
     "flusher": "gateway.app.run_flusher",
     "migrate": "gateway.app.migrate",
+    "deadletters": "gateway.app.deadletters",
+    "erase": "gateway.app.erase",
 }
 
 USAGE, INTERRUPTED = 2, 130
