@@ -250,7 +250,8 @@ class LoadTestReport:
     settled_s: float | None  # None: not everything was saved in time, or nobody was left to be told
     kills: list[tuple[float, str, int]]
     freeze: FreezeReport | None
-    commits: int | None
+    commits: int  # from the first hello until everything was saved
+    commits_of_ramp: int  # … of these before the play began: hellos
 
     @property
     def answered(self) -> int:
@@ -275,9 +276,11 @@ class LoadTestReport:
             f"  closes       {show_counts(sum_counts(history.closes for history in histories))}",
             f"  errors       {show_counts(sum_counts(history.errors for history in histories))}",
         ]
-        if self.commits is not None:
-            per_commit = self.answered / self.commits if self.commits else 0.0
-            lines.append(f"  commits      {self.commits} in Postgres, one for {per_commit:.1f} accepted updates")
+        per_commit = self.answered / self.commits if self.commits else 0.0
+        lines.append(
+            f"  commits      {self.commits} in Postgres ({self.commits_of_ramp} while the players came), "
+            f"one for {per_commit:.1f} accepted updates"
+        )
         lines += [f"  killed       {name} (pid {pid}) after {at_s:.1f} s of play" for at_s, name, pid in self.kills]
         if self.freeze is not None:
             lines += [
@@ -312,6 +315,7 @@ class LoadTestReport:
             "closes": sum_counts(history.closes for history in histories),
             "errors": sum_counts(history.errors for history in histories),
             "commits": self.commits,
+            "commits_of_ramp": self.commits_of_ramp,
             "accepted_per_commit": round(self.answered / self.commits, 2) if self.commits else None,
             "kills": [{"at_s": round(at_s, 3), "process": name, "pid": pid} for at_s, name, pid in self.kills],
             "freeze": self.freeze.as_dict() if self.freeze is not None else None,
@@ -331,18 +335,20 @@ class LoadTest:
     kills: list[tuple[float, str, int]] = field(default_factory=list)
     frozen_ms: tuple[float, float] | None = None
     play_from_ms: float = 0.0
+    commits_before: int = 0
+    commits_of_ramp: int = 0
 
     async def run(self) -> LoadTestReport:
         """Raises what reading the database raises, and TargetMissing when the gateway does not answer."""
         options = self.options
-        commits_before = await self._count_commits()
+        self.commits_before = await self._count_commits()
         players = PlayerProcesses(self._list_plans())
         try:
             await players.start(START_WAIT_S)
             self.play_from_ms = now_ms() + options.ramp_s * 1000
             await players.begin(now_ms())
             settled_s = await (self._play_without_return(players) if options.is_no_return else self._play(players))
-            commits = await self._count_commits() - commits_before
+            commits = await self._count_commits()
             if not options.is_no_return:
                 await players.leave(LEAVE_WAIT_S)
         finally:
@@ -350,11 +356,21 @@ class LoadTest:
         histories = read_histories(sorted(self.folder.glob("*.history")))
         if options.is_no_return:
             await self._wait_drained(histories)
-            commits = await self._count_commits() - commits_before
+            commits = await self._count_commits()
         async with self._connected() as connection:
             report = await audit_with(connection, histories, accepted_min=options.accepted_min)
         freeze = report_freeze(histories, *self.frozen_ms) if self.frozen_ms is not None else None
-        return LoadTestReport(options, histories, report, options.seconds, settled_s, self.kills, freeze, commits)
+        return LoadTestReport(
+            options=options,
+            histories=histories,
+            audit=report,
+            play_s=options.seconds,
+            settled_s=settled_s,
+            kills=self.kills,
+            freeze=freeze,
+            commits=commits - self.commits_before,
+            commits_of_ramp=self.commits_of_ramp,
+        )
 
     def _list_plans(self) -> list[PlayersPlan]:
         options, target = self.options, self.target
@@ -392,6 +408,7 @@ class LoadTest:
         options = self.options
         over_ms = self.play_from_ms + options.seconds * 1000
         tasks = [asyncio.create_task(self._kill_at(at_s)) for at_s in options.kill_at_s]
+        tasks.append(asyncio.create_task(self._count_ramp_commits()))
         if options.freeze_postgres_s:
             tasks.append(asyncio.create_task(self._freeze_postgres()))
         ticker = asyncio.create_task(self._show_progress(players))
@@ -414,6 +431,12 @@ class LoadTest:
             self._kill()
         finally:
             await _end_tasks(ticker)
+
+    async def _count_ramp_commits(self) -> None:
+        """Note how many commits the hellos took; a Postgres that is busy with faults need not say."""
+        await asyncio.sleep(max(0.0, (self.play_from_ms - now_ms()) / 1000))
+        with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError):
+            self.commits_of_ramp = await self._count_commits() - self.commits_before
 
     async def _kill_at(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, (self.play_from_ms - now_ms()) / 1000 + at_s))
