@@ -68,6 +68,9 @@ def test_clean_text_is_text_that_can_be_written(text: str) -> None:
 @example(math.nextafter(9e9, math.inf))
 @example(999_999.9999995)
 @example(10**400)
+@example(0.0327105)
+@example(0.0004955)
+@example(-32.3451695)
 def test_millionths_are_the_shortest_decimal_rounded_half_even(number: float) -> None:
     decimal = Decimal(repr(number))
     expected: int | None = None
@@ -80,11 +83,18 @@ def test_millionths_are_the_shortest_decimal_rounded_half_even(number: float) ->
         assert to_millionths(number) == expected
 
 
-@given(st.integers(-4_000_000, 4_000_000), st.sampled_from([0.0, 0.0000005, 0.00000049999, 0.00000050001]))
-def test_millionths_near_a_half(millionths: int, nudge: float) -> None:
-    """The quick way and the decimal way must agree exactly where rounding is hard."""
-    number = millionths / 1_000_000 + nudge
-    assert to_millionths(number) == decimal_to_millionths(Decimal(repr(number)))
+@given(st.integers(-MILLIONTHS_MAX, MILLIONTHS_MAX), st.sampled_from(["5", "49999", "50001"]))
+def test_millionths_near_a_half(millionths: int, behind: str) -> None:
+    """
+    The quick way and the decimal way must agree exactly where rounding is hard: 0.0327105 times a million is a little
+    more than 32710.5 in floats, and yet a half in decimals.
+    """
+    whole, places = divmod(abs(millionths), 1_000_000)
+    number = float(f"{'-' if millionths < 0 else ''}{whole}.{places:06d}{behind}")
+    try:
+        assert to_millionths(number) == decimal_to_millionths(Decimal(repr(number)))
+    except ValueRefused:
+        assert abs(millionths) >= MILLIONTHS_MAX - 1
 
 
 @given(st.integers(-MILLIONTHS_MAX, MILLIONTHS_MAX))
