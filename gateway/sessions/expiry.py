@@ -2,7 +2,8 @@
 The expiry sweep: sessions that nobody used for too long end, and their last steps are flushed.
 
 Promise: one sweeper wins, however many nodes sweep; a session that was used in the meantime goes on. What cannot be
-ended now (Postgres away, copy missing) stays listed and is tried again.
+ended now (Postgres away, copy missing) stays listed and is tried again. Sessions that Redis lost altogether are closed
+in Postgres as `lost` after the same time; a real end that comes after all replaces that.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 SWEEP_S = 1.0
 SWEEP_SESSIONS_MAX = 200
 AT_ONCE = 4
+LOST_SWEEP_S = 60.0
+LOST_SESSIONS_MAX = 500
 PATIENCE_S = 60.0
 """A session that could not be ended for a reason that stays is left alone for this long."""
 
@@ -35,11 +38,15 @@ class ExpirySweeper:
     def __init__(self, node: Node) -> None:
         self._node = node
         self._later: dict[str, float] = {}
+        self._lost_due = node.clock() + LOST_SWEEP_S * random.random()
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():
             try:
                 await self.sweep()
+                if self._node.clock() >= self._lost_due:
+                    self._lost_due = self._node.clock() + LOST_SWEEP_S * random.uniform(0.7, 1.3)
+                    await self.sweep_lost()
             except (StoreUnavailable, StoreFull) as error:
                 log.debug("sweep_failed", error=str(error))
             except Exception:
@@ -66,6 +73,19 @@ class ExpirySweeper:
                 else:
                     ended += result
         return ended
+
+    async def sweep_lost(self) -> int:
+        """Close what Postgres takes for open although no such session is hot; returns how many."""
+        node = self._node
+        lost = []
+        for session_id, key in await node.cold.list_open_sessions(node.rules.session_expiry_s, LOST_SESSIONS_MAX):
+            session = await node.hot.find_session(key.user_id)
+            if session is None or session.id != session_id:
+                lost.append(session_id)
+        if lost:
+            await node.cold.close_lost_sessions(lost)
+            log.warning("lost_sessions_closed", sessions=len(lost))
+        return len(lost)
 
     async def _expire(self, user_id: str) -> bool:
         node = self._node

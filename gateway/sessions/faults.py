@@ -13,7 +13,7 @@ import random
 from dataclasses import dataclass
 
 from gateway.sessions.tokens import TokenRefused
-from persistence.errors import StoreFull, StoreUnavailable
+from persistence.errors import PlayerErased, StoreFull, StoreUnavailable
 from protocol.closes import CloseCode
 from protocol.errors import ErrorCode
 
@@ -53,6 +53,8 @@ def close_of(error: BaseException) -> Close:
         case TokenRefused():
             code = CloseCode.TOKEN_EXPIRED if error.is_expired else CloseCode.UNAUTHENTICATED
             return Close(code, None, True)
+        case PlayerErased():
+            return Close(CloseCode.PLAYER_DELETED, None, True)
         case StoreFull():
             return Close(CloseCode.OVERLOADED, retry_after_ms(), True)
         case StoreUnavailable() | TimeoutError() | asyncio.CancelledError():

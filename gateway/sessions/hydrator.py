@@ -28,7 +28,7 @@ WIDTH = 6
 INSTALLS_MAX = 3
 """A read is refused when it took longer than Redis allows; a store that slow is as good as away after three."""
 
-_Question = tuple[ProgressKey, str, str | None, bool]
+_Question = tuple[ProgressKey, str, str | None, bool, float | None]
 
 log = get_logger("hydrator")
 
@@ -49,16 +49,18 @@ class Hydrator:
         *,
         session_id: str | None = None,
         creates: bool = False,
+        token_issued_at: float | None = None,
         is_live: bool = False,
     ) -> ColdProgress | None:
         """
         Read a progress and make it the hot copy, unless a copy is there that has not diverged. None: there is no such
-        progress (only a hello with a token `creates` one).
+        progress (only a hello with a token `creates` one, and says when the token was issued).
 
         Raises:
+            PlayerErased: nothing is created for this token or device any more.
             StoreUnavailable: one of the stores did not answer; nothing is half done.
         """
-        question = (key, device, session_id, creates)
+        question = (key, device, session_id, creates, token_issued_at)
         flight = self._flights.get(question)
         if flight is None:
             flight = asyncio.get_running_loop().create_task(self._fly(question, is_live), name=f"hydrate {key.member}")
@@ -72,6 +74,11 @@ class Hydrator:
         async with self._gate.hold(is_live=is_live):
             read_started_ms = await self._hot.time_ms()
             return await self._cold.find_device_seq(row_id, device), read_started_ms
+
+    async def check_not_erased(self, user_id: str, device: str, token_issued_at: float | None) -> None:
+        """Raises PlayerErased for a token or device from before an erase."""
+        async with self._gate.hold(is_live=False):
+            await self._cold.check_not_erased(user_id, device, token_issued_at)
 
     async def install_device(self, key: ProgressKey, row_id: str, device: str, *, is_live: bool = False) -> None:
         """
@@ -87,12 +94,12 @@ class Hydrator:
             await asyncio.wait(list(self._flights.values()), timeout=2.0)
 
     async def _fly(self, question: _Question, is_live: bool) -> ColdProgress | None:
-        key, device, session_id, creates = question
+        key, device, session_id, creates, token_issued_at = question
         async with self._gate.hold(is_live=is_live):
             for _ in range(INSTALLS_MAX):
                 read_started_ms = await self._hot.time_ms()
                 if creates:
-                    cold: ColdProgress | None = await self._cold.open_progress(key, device)
+                    cold: ColdProgress | None = await self._cold.open_progress(key, device, token_issued_at)
                 else:
                     cold = await self._cold.find_progress(key, device, session_id)
                 if cold is None:

@@ -36,7 +36,7 @@ from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Tally
 from persistence.cold.store import ColdStore
 from persistence.errors import PersistenceError
-from persistence.hot.shapes import SavedNotice
+from persistence.hot.shapes import ErasedNotice, SavedNotice
 from persistence.hot.store import HotStore
 from protocol.closes import CloseCode
 from protocol.codec import Codec
@@ -239,10 +239,15 @@ class Node:
                     connection.answer_pings(None)
 
     async def _listen(self) -> None:
-        """`saved`, as soon as a flusher has committed it."""
+        """`saved`, as soon as a flusher has committed it; and who is no player any more."""
         async for notices in self.hot.notices(self.name):
             for notice in notices:
-                self._tell_saved(notice)
+                if isinstance(notice, SavedNotice):
+                    self._tell_saved(notice)
+                elif isinstance(notice, ErasedNotice):
+                    erased = self.players.get(notice.user_id)
+                    if erased is not None:
+                        erased.end(CloseCode.PLAYER_DELETED)
             if self._stop.is_set():
                 return
 

@@ -51,7 +51,8 @@ async def open_connection(connection: Connection, hello: Hello) -> None:
     is resumed or expires.
 
     Raises:
-        Goodbye, TokenRefused, StoreUnavailable, StoreFull, TimeoutError: why this connection cannot be welcomed.
+        Goodbye, TokenRefused, PlayerErased, StoreUnavailable, StoreFull, TimeoutError: why this connection cannot be
+        welcomed.
     """
     async with asyncio.timeout(OPEN_DEADLINE_S):
         await _Opening(connection, hello).run()
@@ -224,14 +225,22 @@ class _Opening:
             raise Goodbye(CloseCode.UNAVAILABLE, retry_after_ms())
 
     async def _hydrate(self) -> None:
-        creates = self.who.claims is not None
-        cold = await self.node.hydrator.hydrate(self.key, self.hello.device, creates=creates)
+        claims = self.who.claims
+        cold = await self.node.hydrator.hydrate(
+            self.key,
+            self.hello.device,
+            creates=claims is not None,
+            token_issued_at=claims.issued_at if claims is not None else None,
+        )
         if cold is None:
             raise self.who.refusal
         self.is_hydrated = True
 
     async def _load_device(self) -> None:
-        """The copy does not know this stream; absent never means 0."""
+        """The copy does not know this stream; absent never means 0, and a device from before an erase never returns."""
+        claims = self.who.claims
+        if claims is not None:
+            await self.node.hydrator.check_not_erased(self.key.user_id, self.hello.device, claims.issued_at)
         progress = await self.node.hot.find_progress(self.key)
         if progress is not None:
             await self.node.hydrator.install_device(self.key, progress.row_id, self.hello.device)

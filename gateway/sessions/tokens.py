@@ -46,11 +46,12 @@ class TokenRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a token allows. `experiences` None means every one; `expires_at` is seconds since 1970, None: unknown."""
+    """What a token allows. `experiences` None means every one; times are seconds since 1970, None: unknown."""
 
     user_id: str
     expires_at: float | None
     experiences: tuple[str, ...] | None
+    issued_at: float | None = None
 
     def allows(self, experience: str) -> bool:
         return self.experiences is None or experience in self.experiences
@@ -125,7 +126,7 @@ class Tokens:
             if not isinstance(experiences, list) or not all(isinstance(name, str) for name in experiences):
                 raise TokenRefused("experiences is no list of names")
             experiences = tuple(experiences)
-        return Claims(_canonical_user_id(payload["sub"]), float(expires_at), experiences)
+        return Claims(_canonical_user_id(payload["sub"]), float(expires_at), experiences, float(payload["iat"]))
 
     def make_resume(self, resume: ResumeToken) -> str:
         body = (

@@ -66,6 +66,7 @@ class PlayServer:
         )
         self.refused = 0  # handshakes answered 503
         self._sockets: set[PlayerSocket] = set()
+        self._empty: asyncio.Event | None = None
         self._server: asyncio.Server | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -83,6 +84,17 @@ class PlayServer:
             self._server.close()
             self._server = None
 
+    async def wait_empty(self, timeout_s: float) -> None:
+        """Until every socket has ended by itself, or the time is up."""
+        if not self._sockets:
+            return
+        self._empty = asyncio.Event()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            pass
+
     def abort_all(self) -> int:
         """End every socket without asking; returns how many there were. Their sessions live on in Redis."""
         sockets = list(self._sockets)
@@ -98,6 +110,8 @@ class PlayServer:
 
     def leave(self, player_socket: PlayerSocket) -> None:
         self._sockets.discard(player_socket)
+        if self._empty is not None and not self._sockets:
+            self._empty.set()
         self.admission.leave(player_socket.address)
 
     def find_refusal(self, address: str) -> str | None:

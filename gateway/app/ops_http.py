@@ -1,0 +1,164 @@
+"""
+The ops port: health for balancers and people, metrics for machines. gateway-1 has it.
+
+Promise: every answer is bounded in time and size, none scans a table, none waits for a store longer than a second. No
+login and no secrets: whoever may connect may read it, so it listens on loopback unless told otherwise.
+
+    /livez                   200 while the event loop answers
+    /readyz                  200 or 503, {"status": "ready" | "not_ready", "reasons": […]}
+    /health/player-progress  200, {"status": "healthy" | "degraded", "redis": "ok" | "error", "postgresql": "ok" |
+    "error"}
+    /metrics                 every process of this supervisor
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from gateway.telemetry.health import Health
+from gateway.telemetry.metrics import Publisher
+from persistence.errors import PersistenceError
+
+ASK_TIMEOUT_S = 1.0
+REMEMBERED_S = 1.0
+"""Health is asked for by several balancers at once; the stores are asked once."""
+CONNECTIONS_MAX = 64
+START_TIMEOUT_S = 5.0
+STOP_TIMEOUT_S = 1.0
+
+Ask = Callable[[], Awaitable[object]]
+
+
+class StoreHealth:
+    """Whether both stores answer, asked at most once in a while."""
+
+    def __init__(self, ask_redis: Ask, ask_postgres: Ask, clock: Callable[[], float]) -> None:
+        self._ask_redis = ask_redis
+        self._ask_postgres = ask_postgres
+        self._clock = clock
+        self._asked_at = float("-inf")
+        self._asking = asyncio.Lock()
+        self.redis_error: str | None = None
+        self.postgres_error: str | None = None
+
+    async def refresh(self) -> None:
+        async with self._asking:
+            if self._clock() - self._asked_at < REMEMBERED_S:
+                return
+            self.redis_error, self.postgres_error = await asyncio.gather(
+                _find_error(self._ask_redis), _find_error(self._ask_postgres)
+            )
+            self._asked_at = self._clock()
+
+
+async def _find_error(ask: Ask) -> str | None:
+    try:
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            await ask()
+    except (PersistenceError, TimeoutError) as error:
+        return str(error) or "no answer"
+    return None
+
+
+def make_ops_app(health: Health, stores: StoreHealth, publisher: Publisher) -> Starlette:
+    async def livez(request: Request) -> Response:
+        return PlainTextResponse("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        readiness = health.judge()
+        status = "ready" if readiness.is_ready else "not_ready"
+        return JSONResponse(
+            {"status": status, "reasons": readiness.reasons}, status_code=200 if readiness.is_ready else 503
+        )
+
+    async def player_progress(request: Request) -> Response:
+        await stores.refresh()
+        is_healthy = stores.redis_error is None and stores.postgres_error is None
+        return JSONResponse(
+            {
+                "status": "healthy" if is_healthy else "degraded",
+                "redis": "ok" if stores.redis_error is None else "error",
+                "postgresql": "ok" if stores.postgres_error is None else "error",
+            }
+        )
+
+    async def metrics(request: Request) -> Response:
+        # Reads files of all processes: some milliseconds that players must not wait for.
+        page = await asyncio.to_thread(publisher.render)
+        return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return Starlette(
+        routes=[
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/health/player-progress", player_progress),
+            Route("/metrics", metrics),
+        ]
+    )
+
+
+class OpsServer:
+    """Serves the ops app on a bound socket in this event loop, beside the players."""
+
+    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+        self._listener = listener
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                limit_concurrency=CONNECTIONS_MAX,
+                timeout_keep_alive=5,
+                timeout_graceful_shutdown=round(STOP_TIMEOUT_S),
+                h11_max_incomplete_event_size=16 * 1024,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(
+            self._server.serve(sockets=[self._listener]), name="ops http"
+        )
+        listening = asyncio.ensure_future(self._server.listening.wait())
+        await asyncio.wait({self._task, listening}, timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        if self._task.done():
+            await self._task
+
+    async def stop(self) -> None:
+        if self._task is None:
+            return
+        self._server.should_exit = True
+        done, _ = await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S * 2)
+        if not done:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
+
+
+class _Server(uvicorn.Server):
+    """Signals belong to the process, not to one of its servers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,249 @@
+"""
+Run one gateway in the foreground: the process that players' sockets end in.
+
+The composition root of a gateway: settings → stores → sessions → sockets → ops port, and the same backwards. Works
+under a supervisor (`python -m gateway.app.run_gateway --worker I`, see children.py), which has looked at the servers
+and bound the ports, and without one, where it does both itself.
+
+SIGTERM: not ready any more, nobody new comes in, everybody is told and moved within drain_s, then the process ends.
+What was accepted is in Redis, whatever happens here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import os
+import secrets
+import socket
+import sys
+from contextlib import AsyncExitStack
+
+from gateway.app.checks import check_postgres, check_redis
+from gateway.app.children import open_listeners
+from gateway.app.errors import ExitCode, find_command_error
+from gateway.app.launch import raise_file_limit
+from gateway.app.ops_http import OpsServer, StoreHealth, make_ops_app
+from gateway.app.serve import require_server_urls
+from gateway.app.settings import Settings
+from gateway.app.settings_source import add_setting_flags, load_settings
+from gateway.app.supervised import Inheritance, StopRequest, inherit
+from gateway.sessions.node import Node
+from gateway.sessions.rules import SessionRules
+from gateway.sessions.tokens import Tokens
+from gateway.sockets.play_server import PlayServer, PlaySettings
+from gateway.telemetry.logs import get_logger, set_up_logs
+from gateway.telemetry.metrics import Publisher, Tally
+from persistence.cold.store import ColdStore
+from persistence.errors import PersistenceError
+from persistence.hot.store import HotStore
+
+POSTGRES_LOOK_S = 2.0
+ACTIVE_PLAYERS_LOOK_S = 10.0
+
+ORPHAN_DRAIN_S = 1.0
+"""Without a supervisor there is nobody to come back to for a while: say so and go."""
+
+HANG_UP_S = 0.5
+
+GC_THRESHOLDS = (50_000, 50, 100)
+"""Connections hold few cycles, and a full collection over ten thousand of them takes longer than an ack may."""
+
+log = get_logger("gateway")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--worker", type=int, default=1, metavar="I", help="its number, for logs and metrics")
+    add_setting_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = load_settings(args).settings
+    require_server_urls(settings, "gateway")
+    inheritance = inherit(f"gateway-{args.worker}")
+    set_up_logs(settings.log_level, settings.log_format, inheritance.process)
+    raise_file_limit()
+    main = run_gateway(settings, inheritance, worker=args.worker)
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: int) -> int:
+    """Serve players until asked to stop. Returns the exit code."""
+    assert settings.redis_url is not None and settings.database_url is not None
+    stop = StopRequest()
+    stop.install(inheritance)
+    tokens = Tokens(settings.get_jwt_secret(), issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+    warnings = [inheritance.redis_warning] if inheritance.redis_warning else []
+    if inheritance.lifeline_fd is None:
+        risks = await check_redis(settings.redis_url, allow_volatile=settings.allow_volatile_redis)
+        warnings += [risks] if isinstance(risks, str) and risks else []
+        await check_postgres(settings.database_url, is_migrated_later=False)
+    play_socket, ops_socket = _sockets(settings, inheritance, worker)
+
+    async with AsyncExitStack() as stack:
+        hot = await HotStore.open(
+            settings.redis_url,
+            partitions=settings.redis_partitions,
+            flush_interval_s=settings.flush_interval_s,
+            session_expiry_s=settings.session_expiry_s,
+            progress_idle_s=settings.progress_idle_s,
+            pending_updates_max=settings.pending_updates_max,
+            pending_bytes_max=settings.pending_bytes_max,
+        )
+        stack.push_async_callback(hot.close)
+        cold = await ColdStore.open(settings.database_url, pool_max=settings.database_connections_max)
+        stack.push_async_callback(cold.close)
+
+        tally = Tally()
+        node = Node(session_rules(settings, inheritance.process), hot, cold, tokens, tally=tally)
+        node.health.warnings = warnings
+        server = PlayServer(play_settings(settings), wheel=node.wheel, connect=node.connect, clock=node.clock)
+        node.start_services()
+        stack.push_async_callback(node.stop)
+
+        def set_gauges() -> None:
+            tally.connections = server.admission.connections
+            tally.sessions = len(node.players)
+            node.health.is_full = server.admission.is_nearly_full
+
+        publisher = Publisher(tally, set_gauges)
+        ended = asyncio.Event()
+        side_tasks = [asyncio.create_task(publisher.run(ended), name="publish metrics")]
+        stack.push_async_callback(_end, side_tasks, ended)
+        if ops_socket is not None:
+            side_tasks.append(asyncio.create_task(_watch_postgres(node, ended), name="watch postgres"))
+            side_tasks.append(asyncio.create_task(_count_active_players(node, ended), name="count active players"))
+            stores = StoreHealth(hot.time_ms, cold.ping, node.clock)
+            ops = OpsServer(make_ops_app(node.health, stores, publisher), ops_socket)
+            await ops.start()
+            stack.push_async_callback(ops.stop)
+
+        await server.start(play_socket)
+        node.health.is_started = True
+        # What was imported and built until here lives as long as the process: no collection needs to look at it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        play_port = _port(play_socket)
+        inheritance.report_ready(play_port=play_port, ops_port=_port(ops_socket))
+        log.info("started", node=node.name, play_port=play_port, ops_port=_port(ops_socket))
+
+        await stop.requested.wait()
+
+        node.health.is_draining = True
+        server.stop_listening()
+        log.info("draining", connections=len(node.connections), is_orphan=stop.is_orphan)
+        urgent = stop.urgent
+        try:
+            async with asyncio.timeout(ORPHAN_DRAIN_S if stop.is_orphan else settings.drain_s):
+                await node.drain(urgent)
+        except TimeoutError:
+            pass
+        # Those who were told have their close frame; they hang up when they have read it.
+        await server.wait_empty(0.0 if urgent.is_set() else HANG_UP_S)
+        left = server.abort_all()
+        log.info("drained", cut_off=left)
+    log.info("stopped")
+    return ExitCode.OK
+
+
+def session_rules(settings: Settings, process: str) -> SessionRules:
+    return SessionRules(
+        # Unique for each life of each process: a notice for the last one must not reach the next.
+        node=f"{socket.gethostname()[:40]}-{process}-{os.getpid()}-{secrets.token_hex(3)}",
+        heartbeat_s=settings.heartbeat_s,
+        hello_timeout_s=settings.hello_timeout_s,
+        session_expiry_s=settings.session_expiry_s,
+        window=settings.window,
+        updates_per_s=settings.updates_per_s,
+        updates_burst=settings.updates_burst,
+        # Sockets are aborted at drain_s; the last of them should have been asked before.
+        drain_s=settings.drain_s * 0.8,
+    )
+
+
+def play_settings(settings: Settings) -> PlaySettings:
+    return PlaySettings(
+        hello_timeout_s=settings.hello_timeout_s,
+        connections_max=settings.connections_max,
+        connections_per_address_max=settings.connections_per_address_max,
+        handshakes_per_s=settings.handshakes_per_s,
+        out_queue_bytes_max=settings.out_queue_bytes_max,
+        origins=settings.origins,
+    )
+
+
+def _sockets(settings: Settings, inheritance: Inheritance, worker: int) -> tuple[socket.socket, socket.socket | None]:
+    """Those of the supervisor, or our own when there is none."""
+    if inheritance.lifeline_fd is not None:
+        assert inheritance.play_socket is not None, "a supervised gateway is handed its port"
+        return inheritance.play_socket, inheritance.ops_socket
+    play = open_listeners(settings.play_host, settings.play_port, 1, "play")[0]
+    ops = open_listeners(settings.ops_host, settings.ops_port, 1, "ops")[0] if worker == 1 else None
+    return play, ops
+
+
+def _port(listener: socket.socket | None) -> int | None:
+    return None if listener is None else int(listener.getsockname()[1])
+
+
+async def _watch_postgres(node: Node, ended: asyncio.Event) -> None:
+    """Whether Postgres answers: a reason on /readyz, never a refusal."""
+    while not ended.is_set():
+        try:
+            await node.cold.ping()
+        except PersistenceError as error:
+            node.health.note_postgres(str(error))
+        else:
+            node.health.note_postgres(None)
+        await _pause(ended, POSTGRES_LOOK_S)
+
+
+async def _count_active_players(node: Node, ended: asyncio.Event) -> None:
+    """The gauge of active players, over all nodes, for the experiences that were played here."""
+    experiences: set[str] = set()
+    while not ended.is_set():
+        experiences |= node.experiences()
+        try:
+            node.tally.active_players = sum([await node.hot.count_active_players(name) for name in experiences])
+        except PersistenceError:
+            node.tally.active_players = None
+        await _pause(ended, ACTIVE_PLAYERS_LOOK_S)
+
+
+async def _pause(ended: asyncio.Event, seconds: float) -> None:
+    try:
+        await asyncio.wait_for(ended.wait(), seconds)
+    except TimeoutError:
+        pass
+
+
+async def _end(tasks: list[asyncio.Task[None]], ended: asyncio.Event) -> None:
+    ended.set()
+    await asyncio.wait(tasks, timeout=2.0)
+    for task in tasks:
+        task.cancel()
+
+
+def main() -> int:
+    """As a supervised process: what is wrong is one line in the log, and an exit code the supervisor understands."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.app.run_gateway", allow_abbrev=False)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except Exception as error:
+        found = find_command_error(error)
+        if found is None:
+            raise
+        print(found, file=sys.stderr)
+        return int(found.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
