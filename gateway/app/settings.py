@@ -282,14 +282,6 @@ class Settings:
         low=64 * KIB,
         high=256 * MIB,
     )
-    redis_high_water: float = _setting(
-        0.8,
-        "Part of Redis' maxmemory in use past which new sessions are refused (4004).",
-        raised="less room is left for the players that are in",
-        lowered="players are turned away earlier",
-        low=0.05,
-        high=0.99,
-    )
     allow_volatile_redis: bool = _setting(
         False,
         "Start on a Redis that may evict or that does not persist. /readyz says so; clients re-send what it loses.",

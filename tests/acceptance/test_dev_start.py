@@ -18,7 +18,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.app.ready import is_alive
+from gateway.app.ready import is_alive, read_ready
 from persistence.embedded.child import start_and_wait, stop_and_wait
 from persistence.embedded.valkey import EmbeddedValkey
 from tests.acceptance.dev_rig import REPOSITORY, RunningDev, run_dev
@@ -58,6 +58,18 @@ async def count_users(database_url: str, user_id: str) -> int:
     count = await connection.fetchval("SELECT count(*) FROM users WHERE id = $1", user_id)
     await connection.close()
     return int(count)
+
+
+def start_again(dev: RunningDev, *flags: str) -> None:
+    """Start after a kill: the killed supervisor's ready.json is still there for a moment."""
+    dev.start(*flags)
+
+    def is_ours() -> bool:
+        assert dev._process is not None and dev._process.poll() is None, dev.read_log()
+        found = read_ready(dev.data_dir / "ready.json")
+        return found is not None and found.supervisor_pid == dev._process.pid
+
+    wait_until(is_ours, "a new ready.json")
 
 
 PLAYER = "6d3c1c0e-7b0b-4d0c-9d5a-0c8f4f2f9f11"
@@ -139,7 +151,7 @@ def test_everything_ends_with_a_killed_supervisor_and_the_next_start_finds_it_al
         assert (dev.data_dir / "ready.json").exists()
         assert dev.run("status").returncode == 3
         assert "nothing runs" in dev.run("stop").stdout
-        dev.start()
+        start_again(dev)
         assert asyncio.run(count_users(dev.ready()["database_url"], PLAYER)) == 1
         # Started again at once on the same ports: what the killed one left behind is waited for.
         ports = ["--play-port", port_of(dev.ready()["play_url"]), "--ops-port", port_of(dev.ready()["ops_url"])]
@@ -148,7 +160,7 @@ def test_everything_ends_with_a_killed_supervisor_and_the_next_start_finds_it_al
         dev.kill("supervisor")
         assert dev._process is not None
         dev._process.wait(10)
-        dev.start(*ports)
+        start_again(dev, *ports)
         assert is_ready(dev)
 
 

@@ -25,7 +25,7 @@ def test_every_number_has_bounds_and_says_what_gets_worse() -> None:
 
 def test_every_number_that_measures_something_carries_its_unit() -> None:
     units = ("_s", "_port", "_bytes", "_max", "_bytes_max", "_per_s")
-    counts = {"workers", "flushers", "window", "updates_burst", "redis_partitions", "redis_high_water"}
+    counts = {"workers", "flushers", "window", "updates_burst", "redis_partitions"}
     for setting in list_settings():
         if setting.kind in (int, float) and setting.name not in counts:
             assert setting.name.endswith(units), setting.name
