@@ -16,6 +16,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 
+_PERSISTENCE = ("persistence", "persistence.hot", "persistence.cold", "persistence.flusher", "protocol")
+
 # Layer → what it may import besides itself. A module belongs to the layer with the longest matching name.
 LAYERS: dict[str, tuple[str, ...]] = {
     "protocol": (),
@@ -26,7 +28,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "persistence.cold": ("persistence", "protocol"),
     "persistence.flusher": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
     "persistence.embedded": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
-    "gateway.telemetry": ("persistence", "persistence.hot", "persistence.cold", "persistence.flusher", "protocol"),
+    # Operations on all of persistence at once; they stand above its parts.
+    "persistence.erase": _PERSISTENCE,
+    "persistence.dead_letters": _PERSISTENCE,
+    "gateway.telemetry": _PERSISTENCE,
     "gateway.sessions": ("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
 }
 LAYERS["gateway.sockets"] = ("gateway.sessions", *LAYERS["gateway.sessions"])
@@ -34,7 +39,7 @@ LAYERS["gateway.sockets"] = ("gateway.sessions", *LAYERS["gateway.sessions"])
 LAYERS["gateway.liveops"] = LAYERS["gateway.sockets"]
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),
-    *("persistence.flusher", "persistence.embedded"),
+    *("persistence.flusher", "persistence.embedded", "persistence.erase", "persistence.dead_letters"),
 )
 # Simulated players stand beside everything: a load test that leaned on the gateway's code would share its mistakes.
 LAYERS["loadtest"] = ("protocol", "protocol.client")
