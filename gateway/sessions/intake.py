@@ -106,8 +106,8 @@ def make_hot_update(connection: Connection, update: Update) -> HotUpdate:
             connection.session_id,
             EVENT_TYPE_OF_UPDATE,
             None,
-            b"{}",
-            compiled.effects_json,
+            compiled.effects_json,  # what such a row shows as its data
+            b"",
             None,
             None,
         )
