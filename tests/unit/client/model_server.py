@@ -51,7 +51,6 @@ class ModelServer:
         self.connection: ModelConnection | None = None
         self.hellos: list[dict[str, Any]] = []
         self.batches = 0
-        self.largest_window = 0
 
     def _hydrate(self) -> Copy:
         self.copies += 1
@@ -200,8 +199,6 @@ class ModelConnection:
     def _updates(self, updates: list[dict[str, Any]]) -> list[Reply]:
         server, device = self.server, self.device
         assert device is not None
-        accepted, _ = self._marks()
-        server.largest_window = max(server.largest_window, max(update["seq"] for update in updates) - accepted)
         replies: list[Reply] = []
         if any((update.get("event") or {}).get("type") in server.unreadable for update in updates):
             one = updates[0]["seq"] if len(updates) == 1 else None
