@@ -48,6 +48,16 @@ def is_broken(error: BaseException) -> bool:
     return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "")[:2] in _BROKEN_CLASSES
 
 
+async def open_connection(database_url: str, *, application_name: str) -> Any:
+    """One connection for one owner."""
+    return await asyncpg.connect(
+        database_url,
+        timeout=CONNECT_TIMEOUT_S,
+        command_timeout=COMMAND_TIMEOUT_S,
+        server_settings={"application_name": application_name, "timezone": "UTC"},
+    )
+
+
 async def open_pool(database_url: str, *, size_max: int, application_name: str) -> asyncpg.Pool[Any]:
     """A pool that makes its connections when they are needed, so that a Postgres that is away does not stop a start."""
     return await asyncpg.create_pool(
@@ -57,5 +67,12 @@ async def open_pool(database_url: str, *, size_max: int, application_name: str) 
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
         max_inactive_connection_lifetime=300.0,
+        # Nothing of ours leaves anything behind on a connection, and a reset is a transaction of its own: one for each
+        # hello, beside the one that does the work.
+        reset=_leave_as_it_is,
         server_settings={"application_name": application_name, "timezone": "UTC"},
     )
+
+
+async def _leave_as_it_is(connection: Any) -> None:
+    pass

@@ -59,17 +59,24 @@ class ColdStore:
         Raises:
             PlayerErased: the player was erased after that, or with this device.
         """
-        await self.check_not_erased(key.user_id, device, token_issued_at)
-        found = await self.find_progress(key, device)
-        if found is not None:
-            return found
-        await self._call(
-            "create_progress", lambda c: c.execute(self._sql["create_progress"], key.user_id, key.experience)
+        hash_key = await self._find_hash_key()
+        row = await self._call(
+            "open_progress",
+            lambda c: c.fetchrow(
+                self._sql["open_progress"],
+                key.user_id,
+                key.experience,
+                device,
+                token_issued_at,
+                hash_of(hash_key, "user", key.user_id),
+                hash_of(hash_key, "device", device),
+            ),
         )
-        found = await self.find_progress(key, device)
-        if found is None:
-            raise StoreUnavailable("postgres", "create_progress", "the row is gone again (erased?)")
-        return found
+        if row is None:
+            raise StoreUnavailable("postgres", "open_progress", "the row is gone again (erased?)")
+        if row["is_erased"]:
+            raise PlayerErased
+        return _cold_progress(key, device, row)
 
     async def check_not_erased(self, user_id: str, device: str, token_issued_at: float | None) -> None:
         """Raises PlayerErased for an erased player whose token is not newer, or whose device was known."""
@@ -105,17 +112,7 @@ class ColdStore:
         )
         if row is None:
             return None
-        return ColdProgress(
-            key=key,
-            row_id=row["id"].hex,
-            version=row["version"],
-            last_entry=row["last_entry"].hex,
-            state_json=row["state"],
-            kinds_json=row["kinds"],
-            device=device,
-            device_seq=row["device_seq"],
-            session_ended=row["session_ended"],
-        )
+        return _cold_progress(key, device, row, session_ended=row["session_ended"])
 
     async def find_device_seq(self, row_id: str, device: str) -> int:
         """How far a stream is saved; 0 when Postgres never heard of it."""
@@ -172,6 +169,20 @@ class ColdStore:
             raise StoreUnavailable("postgres", operation, error or type(error).__name__) from error
         except asyncpg.PostgresError as error:
             raise StoreUnavailable("postgres", operation, error) from error
+
+
+def _cold_progress(key: ProgressKey, device: str, row: Any, *, session_ended: bool = False) -> ColdProgress:
+    return ColdProgress(
+        key=key,
+        row_id=row["id"].hex,
+        version=row["version"],
+        last_entry=row["last_entry"].hex,
+        state_json=row["state"],
+        kinds_json=row["kinds"],
+        device=device,
+        device_seq=row["device_seq"],
+        session_ended=session_ended,
+    )
 
 
 def _for_wire(row: Any) -> dict[str, Any]:

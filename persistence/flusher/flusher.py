@@ -22,7 +22,7 @@ from typing import Any
 
 import asyncpg
 
-from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS, is_broken, open_pool
+from persistence.cold.connect import POSTGRES_ERRORS, UNAVAILABLE_ERRORS, is_broken, open_connection
 from persistence.cold.migrate import ensure_event_partitions
 from persistence.errors import PersistenceError, StoreUnavailable
 from persistence.flusher.plan import Copy, parse_snapshot
@@ -50,7 +50,7 @@ PARTITIONS_EVERY_S = 3600.0
 ALONE_S = 10.0
 """How long progress go one by one after a failure that nobody foresaw: long enough to find the one that causes it."""
 
-FLUSH_FAILURES: tuple[type[BaseException], ...] = (PersistenceError, asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
+FLUSH_FAILURES: tuple[type[BaseException], ...] = (PersistenceError, *POSTGRES_ERRORS)
 """What may happen to a flush without being our fault: it is repeated."""
 
 # A lapsed claim means two flushers on the same progress: harmless, but wasted work. So a claim outlives any flush.
@@ -100,7 +100,7 @@ class Flusher:
         self._bounds = bounds or FlushBounds()
         self._lease_s = claim_lease_s
         self._on_flush = on_flush
-        self._pool: asyncpg.Pool[Any] | None = None
+        self._connection: Any = None
         self._partitions_checked = 0.0
         self._alone_until = 0.0
         self.is_healthy = False
@@ -134,7 +134,7 @@ class Flusher:
                     await _wait(stop, POLL_S)
             return await self._flush_everything(final_flush_s)
         finally:
-            await self._close_pool()
+            await self.close()
 
     async def flush_due(self, ahead_s: float = 0.0) -> int:
         """
@@ -142,33 +142,35 @@ class Flusher:
 
         Whatever is raised, the claims are given back or lapse, and doing it again is harmless.
         """
-        pool = await self._open_pool()
         # The connection comes first: without Postgres nothing is claimed, and nothing waits for a lease afterwards.
-        async with pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
+        connection = await self._connect()
+        try:
             await self._ensure_partitions(connection)
-            is_alone = time.monotonic() < self._alone_until
-            progress_max = 1 if is_alone else self._bounds.progress_max
-            claimed = await self._hot.claim_due(progress_max, self._lease_s, random.randrange(PARTITIONS), ahead_s)
-            if not claimed:
-                return 0
-            left = claimed
-            try:
-                while left:
-                    left = await self._flush_batch(connection, left)
-            except BaseException as error:
-                connection.terminate()
-                is_ours = isinstance(error, Exception) and not isinstance(error, FLUSH_FAILURES)
-                with suppress(PersistenceError):
-                    if is_ours and len(left) == 1:
-                        await self._set_aside(left[0], error)
-                        return 1
-                    await self._hot.release_claims(left)
-                if is_ours:
-                    # A fault of ours with one progress must not stop the others: from now on each goes alone.
-                    log.exception("flush failed for a reason that nobody foresaw; progress go one by one for a while")
-                    self._alone_until = time.monotonic() + ALONE_S
-                raise
-            return len(claimed)
+        except BaseException:
+            self._disconnect()
+            raise
+        is_alone = time.monotonic() < self._alone_until
+        progress_max = 1 if is_alone else self._bounds.progress_max
+        claimed = await self._hot.claim_due(progress_max, self._lease_s, random.randrange(PARTITIONS), ahead_s)
+        left = claimed
+        try:
+            while left:
+                left = await self._flush_batch(connection, left)
+        except BaseException as error:
+            # Whatever was under way there is rolled back; its outcome is found out by the next snapshot.
+            self._disconnect()
+            is_ours = isinstance(error, Exception) and not isinstance(error, FLUSH_FAILURES)
+            with suppress(PersistenceError):
+                if is_ours and len(left) == 1:
+                    await self._set_aside(left[0], error)
+                    return 1
+                await self._hot.release_claims(left)
+            if is_ours:
+                # A fault of ours with one progress must not stop the others: from now on each goes alone.
+                log.exception("flush failed for a reason that nobody foresaw; progress go one by one for a while")
+                self._alone_until = time.monotonic() + ALONE_S
+            raise
+        return len(claimed)
 
     async def _flush_batch(self, connection: Any, claimed: list[ProgressKey]) -> list[ProgressKey]:
         """One transaction with as many of the claimed progress as its bounds take; returns those that are left."""
@@ -312,18 +314,22 @@ class Flusher:
             )
         self.is_healthy = False
 
-    async def _open_pool(self) -> asyncpg.Pool[Any]:
-        if self._pool is None:
-            self._pool = await open_pool(self._database_url, size_max=2, application_name="wayhold-flusher")
-        return self._pool
+    async def _connect(self) -> Any:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await open_connection(self._database_url, application_name="wayhold-flusher")
+        return self._connection
 
-    async def _close_pool(self) -> None:
-        if self._pool is not None:
-            try:
-                await asyncio.wait_for(self._pool.close(), 2.0)
-            except UNAVAILABLE_ERRORS:
-                self._pool.terminate()
-            self._pool = None
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+    async def close(self) -> None:
+        """Bounded: a connection that does not close is dropped."""
+        if self._connection is not None:
+            with suppress(*UNAVAILABLE_ERRORS):
+                await self._connection.close(timeout=2.0)
+            self._disconnect()
 
     async def _ensure_partitions(self, connection: Any) -> None:
         if time.monotonic() - self._partitions_checked < PARTITIONS_EVERY_S and self._partitions_checked:

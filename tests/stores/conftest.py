@@ -100,7 +100,7 @@ class StorePlayer:
                 self.device, seq, at_ms, at_ms, self.session_id, "update", None, b"{}", b"", None, None
             )
             return HotUpdate(seq, ENTRY_IDS.next(), body, [], (int(void.code), void.message))
-        data = compiled.data_json if compiled.event else b'{"effects":' + compiled.effects_json + b"}"
+        data = compiled.data_json if compiled.event else compiled.effects_json
         body = encode_update_body(
             self.device,
             seq,
@@ -158,7 +158,7 @@ class Stores:
         try:
             return await flusher.flush_due(ahead_s=3600.0)
         finally:
-            await flusher._close_pool()
+            await flusher.close()
 
     async def fetch(self, sql: str, *args: Any) -> list[Any]:
         connection = await asyncpg.connect(self.database_url)

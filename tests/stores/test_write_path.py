@@ -45,7 +45,7 @@ async def test_update_is_accepted_flushed_and_saved_exactly_once(stores: Stores)
         ("waypoint_visited", "8_inter_gravity_car", 1, 2, "phone"),
         ("update", None, 2, 3, "phone"),
     ]
-    assert json.loads(events[1]["data"]) == {"effects": [{"op": "incr", "path": "collectibles.tools", "value": 2}]}
+    assert json.loads(events[1]["data"]) == [{"op": "incr", "path": "collectibles.tools", "value": 2}]
     (row,) = await stores.fetch("SELECT * FROM experience_progress")
     assert json.loads(row["state"]) == {
         "collectibles": {"tools": 2},
@@ -224,7 +224,7 @@ async def test_claimed_progress_is_flushed_once_by_two_flushers(stores: Stores) 
         await player.send(*[player.make(WAYPOINT) for _ in range(5)])
     first, second = stores.flusher(), stores.flusher()
     await asyncio.gather(first.flush_due(3600.0), second.flush_due(3600.0))
-    await asyncio.gather(first._close_pool(), second._close_pool())
+    await asyncio.gather(first.close(), second.close())
     assert len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 100
     assert (await stores.hot.count_pending()).updates == 0
     assert all(report.discards == 0 for report in stores.reports)
@@ -269,7 +269,7 @@ async def test_durable_update_is_due_at_once(stores: Stores, durable: bool) -> N
     await player.send(player.make(WAYPOINT), durable=durable)
     flusher = stores.flusher()
     assert await flusher.flush_due() == int(durable)
-    await flusher._close_pool()
+    await flusher.close()
 
 
 async def test_diverged_copy_is_thrown_away_by_the_flush_and_healthy_ones_are_not(stores: Stores) -> None:

@@ -175,3 +175,41 @@ CREATE TABLE erased_players (
     device_hashes bytea[] NOT NULL DEFAULT '{}',
     erased_at timestamptz NOT NULL
 );
+
+-- Hello in one statement, so in one transaction: is this player allowed in, what do we have of the progress; rows that
+-- are missing are made. `is_erased` alone comes back for whom a tombstone refuses: nothing is read or made then.
+CREATE FUNCTION open_progress(
+    wanted_user uuid, wanted_experience text, device text, token_issued_at timestamptz, tombstone bytea, device_tombstone bytea
+) RETURNS TABLE (
+    is_erased boolean, id uuid, version bigint, last_entry uuid, state text, kinds text, device_seq bigint
+) LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (
+        SELECT 1 FROM erased_players e
+        WHERE e.user_hash = tombstone
+          AND (token_issued_at IS NULL OR token_issued_at <= e.erased_at OR device_tombstone = ANY (e.device_hashes))
+    ) THEN
+        RETURN QUERY SELECT true, NULL::uuid, NULL::bigint, NULL::uuid, NULL::text, NULL::text, NULL::bigint;
+        RETURN;
+    END IF;
+    FOR attempt IN 1..2 LOOP
+        RETURN QUERY
+            SELECT false, p.id, p.version, p.last_entry, p.state::text, p.kinds::text, COALESCE(d.last_seq, 0)
+            FROM player_profiles f
+            JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = wanted_experience
+            LEFT JOIN device_streams d ON d.experience_progress_id = p.id AND d.device_id = device
+            WHERE f.user_id = wanted_user;
+        IF FOUND THEN
+            RETURN;
+        END IF;
+        INSERT INTO users (id) VALUES (wanted_user) ON CONFLICT DO NOTHING;
+        INSERT INTO player_profiles (user_id) VALUES (wanted_user) ON CONFLICT DO NOTHING;
+        -- Entry 0 of a progress is its own id.
+        INSERT INTO experience_progress (id, last_entry, player_id, experience_id)
+        SELECT made.id, made.id, f.id, wanted_experience
+        FROM player_profiles f, (SELECT gen_random_uuid() AS id) AS made
+        WHERE f.user_id = wanted_user
+        ON CONFLICT DO NOTHING;
+    END LOOP;
+END
+$$;

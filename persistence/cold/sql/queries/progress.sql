@@ -1,17 +1,8 @@
--- name: create_progress
--- A player's first hello: user, profile and progress rows, whichever are missing. Entry 0 of a progress is its own id.
-WITH player AS (
-    INSERT INTO users (id) VALUES ($1) ON CONFLICT (id) DO NOTHING
-), profile AS (
-    INSERT INTO player_profiles (user_id) VALUES ($1)
-    ON CONFLICT (user_id) DO UPDATE SET user_id = EXCLUDED.user_id
-    RETURNING id
-), identity AS (
-    SELECT gen_random_uuid() AS id
-)
-INSERT INTO experience_progress (id, last_entry, player_id, experience_id)
-SELECT identity.id, identity.id, profile.id, $2 FROM identity, profile
-ON CONFLICT (player_id, experience_id) DO NOTHING;
+-- name: open_progress
+-- A hello: one statement, so one commit, whoever comes. A token tells whole seconds: only one that is surely from before
+-- an erase is refused for its age.
+SELECT is_erased, id, version, last_entry, state, kinds, device_seq
+FROM open_progress($1, $2, $3, to_timestamp($4::float8) + interval '1 second', $5, $6);
 
 -- name: find_progress
 -- Hydrate: a progress, how far one of its devices got, and whether one session has ended, in one statement and so at one instant.
