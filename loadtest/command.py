@@ -424,13 +424,14 @@ class LoadTest:
     async def _play_without_return(self, players: PlayerProcesses) -> None:
         """SIGKILL the players in the middle of their play, then at once whoever was asked for."""
         ticker = asyncio.create_task(self._show_progress(players))
+        counter = asyncio.create_task(self._count_ramp_commits())
         try:
             await asyncio.sleep(max(0.0, (self.play_from_ms - now_ms()) / 1000 + self.options.kill_at_s[0]))
             await players.kill()
             self._note("the players are killed and will not return")
             self._kill()
         finally:
-            await _end_tasks(ticker)
+            await _end_tasks(ticker, counter)
 
     async def _count_ramp_commits(self) -> None:
         """Note how many commits the hellos took; a Postgres that is busy with faults need not say."""

@@ -95,10 +95,6 @@ class FreezeReport:
         }
 
 
-# What was under way when Postgres stopped may still reach the player: neither instant is exact to the millisecond.
-FREEZE_EDGE_MS = 500.0
-
-
 def report_freeze(histories: Sequence[PlayerHistory], frozen_ms: float, thawed_ms: float) -> FreezeReport:
     """Look at the updates that were due between the two instants."""
 
@@ -107,11 +103,8 @@ def report_freeze(histories: Sequence[PlayerHistory], frozen_ms: float, thawed_m
         return frozen_ms <= due_ms < thawed_ms and not step.is_away
 
     due = [step for history in histories for step in history.steps if was_due(step)]
-    saved_during = sum(
-        step.saved_ms is not None and frozen_ms + FREEZE_EDGE_MS < step.saved_ms < thawed_ms
-        for history in histories
-        for step in history.steps
-    )
+    # Only of what was due meanwhile: of what was saved before, a player who was away may hear at any time.
+    saved_during = sum(step.saved_ms is not None and step.saved_ms < thawed_ms for step in due)
     return FreezeReport(
         frozen_s=round((thawed_ms - frozen_ms) / 1000, 3),
         ack=ack_latency(histories, was_due),

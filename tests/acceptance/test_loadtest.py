@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loadtest.faults import list_parents
+from loadtest.target import is_alive
 from tests.acceptance.dev_rig import RunningDev, run_dev
 
 pytestmark = pytest.mark.timeout(180)
@@ -85,6 +89,25 @@ def test_players_play_on_while_postgres_stands_still(dev: RunningDev, tmp_path: 
     assert freeze["ack"]["p99_ms"] <= 250, freeze
     assert freeze["saved_during"] == 0, freeze
     assert freeze["accepted_caught_up_s"] is not None and freeze["saved_caught_up_s"] is not None
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_an_ended_load_test_leaves_no_players_behind(dev: RunningDev, how: signal.Signals) -> None:
+    load = dev.spawn("loadtest", "--players", "10", "--seconds", "60", "--processes", "2")
+    try:
+        assert load.stdout is not None
+        assert any("players 10/10" in line for line in load.stdout)
+        players = [pid for pid, parent in list_parents().items() if parent == load.pid]
+        assert len(players) == 2
+        load.send_signal(how)
+        load.communicate(timeout=20)
+    finally:
+        load.kill()
+    assert load.returncode == (130 if how == signal.SIGINT else -9)
+    deadline_s = time.monotonic() + 10
+    while any(is_alive(pid) for pid in players):
+        assert time.monotonic() < deadline_s, "players play on without their load test"
+        time.sleep(0.05)
 
 
 def test_a_load_test_without_accepted_updates_fails(dev: RunningDev, tmp_path: Path) -> None:

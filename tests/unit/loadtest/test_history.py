@@ -133,7 +133,7 @@ def test_a_freeze_is_reported_for_what_was_due_in_it() -> None:
     made(history, "d", *range(1, 401))  # one every 10 ms: 10 … 4000
     for seq in range(1, 401):
         history.note_accepted("d", seq, seq * 10.0 + 2)
-    history.note_saved("d", 100, 1001.0)
+    history.note_saved("d", 99, 1001.0)  # due before, told after
     history.note_saved("d", 400, 5500.0)
     freeze = report_freeze([history], 1000.0, 3000.0)
     assert (freeze.ack.count, freeze.ack.p99_ms, freeze.saved_during) == (200, 2.0, 0)
