@@ -25,7 +25,7 @@ from protocol.limits import (
     VALUE_BYTES_MAX,
 )
 from protocol.state import KNOWN_KINDS, NAME_PATTERN
-from protocol.values import ValueRefused, canonical_json, clean_text_json, is_clean_text, to_millionths
+from protocol.values import ValueRefused, canonical_json, is_clean_text, quoted, to_millionths
 
 __all__ = ["OPS", "CompiledUpdate", "Op", "VoidUpdate", "compile_update"]
 
@@ -93,50 +93,56 @@ def _compile_effects(effects: object, ops: list[Op]) -> bytes:
         raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "effects: must be an array")
     if len(effects) > EFFECTS_MAX:
         raise VoidUpdate(ErrorCode.TOO_LARGE, "effects: at most 16 in one update")
-    written: list[bytes] = []
-    for index, effect in enumerate(effects):
-        try:
+    written: list[str] = []
+    try:
+        for effect in effects:
             written.append(_compile_effect(effect, ops))
-        except ValueRefused as refused:
-            raise VoidUpdate(ErrorCode.INVALID_EFFECT, f"effects[{index}]: {refused}") from None
-        except _TooLarge as refused:
-            raise VoidUpdate(ErrorCode.TOO_LARGE, f"effects[{index}]: {refused}") from None
-    return b"[" + b",".join(written) + b"]"
+        return f"[{','.join(written)}]".encode()
+    except ValueRefused as refused:
+        raise VoidUpdate(ErrorCode.INVALID_EFFECT, f"effects[{len(written)}]: {refused}") from None
+    except _TooLarge as refused:
+        raise VoidUpdate(ErrorCode.TOO_LARGE, f"effects[{len(written)}]: {refused}") from None
+    except UnicodeEncodeError:
+        # Each text was looked at for NUL only: finding surrogates is part of this one encoding.
+        raise VoidUpdate(ErrorCode.INVALID_EFFECT, "effects: text with a lone surrogate") from None
 
 
-def _compile_effect(effect: Any, ops: list[Op]) -> bytes:
+def _compile_effect(effect: Any, ops: list[Op]) -> str:
+    """Adds the op, returns the effect as canonical JSON."""
     if type(effect) is not dict:
         raise ValueRefused("must be a map")
-    verb, path = effect.get("op"), effect.get("path")
+    read = effect.get
+    verb, path = read("op"), read("path")
     # The lengths are judged before the cache sees the texts, so that nobody can fill it with large ones.
     if type(verb) is not str or len(verb) > _VERB_CHARS_MAX:
         raise ValueRefused("op: must be set, unset, incr, max, add or remove")
     if type(path) is not str or len(path) > _PATH_CHARS_MAX:
         raise ValueRefused(_BAD_PATH)
-    name, opening = _target(verb, path)
-    if verb == "unset":
-        ops.append((verb, path, name, ""))
-        return opening + b"}"
-    value = effect.get("value", _MISSING)
-    if verb == "set":
+    name, wanted, opening = _target(verb, path)
+    if wanted == "counter":
+        value = read("value")
+        # A bool is an int to a format, so the number is judged first.
+        ops.append((verb, path, name, to_millionths(value)))
+        return f'{opening},"value":{value if type(value) is int else canonical_json(value).decode()}}}'
+    if wanted == "set":
+        member = read("value")
+        if type(member) is not str or not 1 <= len(member) <= SET_MEMBER_CHARS_MAX or "\0" in member:
+            raise ValueRefused("value: a member of a set is text of 1 to 128 characters")
+        ops.append((verb, path, name, member))
+        return f'{opening},"value":{quoted(member)}}}'
+    if wanted == "value":
+        value = read("value", _MISSING)
         if value is _MISSING:
             raise ValueRefused("value: set needs one")
-        written = canonical_json(value)
-        if len(written) > VALUE_BYTES_MAX:
+        value_json = canonical_json(value)
+        if len(value_json) > VALUE_BYTES_MAX:
             raise _TooLarge("value: larger than 8 KiB as JSON")
         if path == "current_location" and (type(value) is not str or not 1 <= len(value) <= CONTENT_ID_CHARS_MAX):
             raise ValueRefused("value: current_location is text of 1 to 255 characters")
-        ops.append((verb, path, name, written))
-    elif verb == "incr" or verb == "max":
-        # A bool is an int to `%d`, so the number is judged first.
-        ops.append((verb, path, name, to_millionths(value)))
-        written = b"%d" % value if type(value) is int else canonical_json(value)
-    else:
-        if type(value) is not str or not 1 <= len(value) <= SET_MEMBER_CHARS_MAX or not is_clean_text(value):
-            raise ValueRefused("value: a member of a set is text of 1 to 128 characters")
-        written = clean_text_json(value)
-        ops.append((verb, path, name, value))
-    return b'%b,"value":%b}' % (opening, written)
+        ops.append((verb, path, name, value_json))
+        return f'{opening},"value":{value_json.decode()}}}'
+    ops.append((verb, path, name, ""))
+    return f"{opening}}}"
 
 
 class _TooLarge(Exception):
@@ -162,9 +168,10 @@ _BAD_PATH: Final = "path: must be a name, or a name, a dot and a key of 1 to 128
 
 # Games use few paths and use them all the time. Refusals are not cached: a hostile path cannot push a good one out.
 @lru_cache(maxsize=4096)
-def _target(verb: str, path: str) -> tuple[str, bytes]:
+def _target(verb: str, path: str) -> tuple[str, str, str]:
     """
-    (name, the opening of the effect as JSON) for an op on a path that is well formed and may be of that op's kind.
+    (name, the kind that the op wants, the opening of the effect as JSON) for a path that is well formed and may be of
+    that kind.
 
     Raises:
         ValueRefused: bad op, bad path, or a known name of another kind.
@@ -184,4 +191,4 @@ def _target(verb: str, path: str) -> tuple[str, bytes]:
         fits = known in (None, wanted)
     if not fits:
         raise ValueRefused("path: is of another kind than the op")
-    return name, b'{"op":"%b","path":%b' % (verb.encode(), canonical_json(path))
+    return name, wanted, f'{{"op":"{verb}","path":{quoted(path)}'

@@ -22,7 +22,7 @@ from protocol.limits import (
     SET_MEMBER_CHARS_MAX,
     TIME_MS_MAX,
 )
-from protocol.values import ValueRefused, canonical_json, clean_text_json, is_clean_text, to_millionths
+from protocol.values import ValueRefused, canonical_json, is_clean_text, quoted, to_millionths
 
 Op = tuple[Any, ...]
 """(op, path, name, arg[, other]): see state.py for what each does."""
@@ -134,7 +134,7 @@ def _imply_waypoint_visited(event: Event) -> list[Op]:
     place = _member(event)
     ops: list[Op] = [
         ("add", "visited_waypoints", "visited_waypoints", place),
-        ("set", "current_location", "current_location", clean_text_json(place)),
+        ("set", "current_location", "current_location", quoted(place).encode()),
     ]
     distance = event.data.get("distance_traveled")
     if (type(distance) is float or type(distance) is int) and distance >= 0:
@@ -143,7 +143,7 @@ def _imply_waypoint_visited(event: Event) -> list[Op]:
 
 
 def _imply_location_reached(event: Event) -> list[Op]:
-    return [("set", "current_location", "current_location", clean_text_json(event.content_id or ""))]
+    return [("set", "current_location", "current_location", quoted(event.content_id or "").encode())]
 
 
 def _imply_quest_started(event: Event) -> list[Op]:

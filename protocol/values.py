@@ -13,10 +13,25 @@ Not here: how large a value may be (effects.py), and where it goes (state.py).
 
 import json
 from decimal import ROUND_HALF_EVEN, Decimal
-from json.encoder import encode_basestring as _quote
+from json.encoder import encode_basestring as quoted
 from typing import Any, Final
 
 from protocol.limits import COUNTER_MAX, COUNTER_SCALE, INTEGER_MAX, INTEGER_MIN, MILLIONTHS_MAX, VALUE_DEPTH_MAX
+
+__all__ = [
+    "ValueRefused",
+    "canonical_json",
+    "check_value",
+    "decimal_to_millionths",
+    "is_clean_text",
+    "millionths_number",
+    "millionths_text",
+    "parse_json",
+    "quoted",
+    "to_millionths",
+]
+
+# `quoted(text)` is text as JSON, without a look at what is in it.
 
 
 class ValueRefused(ValueError):
@@ -34,11 +49,6 @@ def canonical_json(value: object) -> bytes:
         return _write(value, 0).encode()
     except UnicodeEncodeError:
         raise ValueRefused("text with a lone surrogate") from None
-
-
-def clean_text_json(text: str) -> bytes:
-    """`canonical_json` of text that `is_clean_text` has passed, without looking again."""
-    return _quote(text).encode()
 
 
 def check_value(value: object) -> None:
@@ -128,7 +138,7 @@ def _write(value: Any, depth: int) -> str:
     if kind is str:
         if "\0" in value:
             raise ValueRefused("text with a NUL character")
-        return _quote(value)
+        return quoted(value)
     if kind is int:
         if INTEGER_MIN <= value <= INTEGER_MAX:
             return int.__repr__(value)
@@ -149,7 +159,7 @@ def _write(value: Any, depth: int) -> str:
                 raise ValueRefused("a key that is not text")
             if "\0" in key:
                 raise ValueRefused("a key with a NUL character")
-            parts.append(f"{_quote(key)}:{_write(value[key], depth)}")
+            parts.append(f"{quoted(key)}:{_write(value[key], depth)}")
         return "{" + ",".join(parts) + "}"
     if kind is list:
         if depth >= VALUE_DEPTH_MAX:
