@@ -380,11 +380,6 @@ class _ProgressAudit:
             self._find("state_mismatches", "", 0, what)
 
 
-def _is_wrapped(data: Any) -> bool:
-    """An update without an event may have its effects in `data` as they are, or under their name."""
-    return isinstance(data, dict) and data.keys() == {"effects"}
-
-
 def _did(is_so: bool) -> str:
     return "did" if is_so else "did not"
 
@@ -402,7 +397,7 @@ def _list_row_differences(step: Step, row: StoredRow, tolerance_s: float) -> Ite
     actual = {
         "event_type": row.event_type,
         "content_id": row.content_id,
-        "data": row.data["effects"] if event is None and _is_wrapped(row.data) else row.data,
+        "data": row.data,
         "location_lat": row.lat,
         "location_lng": row.lng,
     }

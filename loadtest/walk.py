@@ -47,7 +47,7 @@ from loadtest.target import (
     find_target,
 )
 from loadtest.track import TrackRefused, read_built_in_track, read_track
-from loadtest.walk_note import WalkNote, find_note, list_journals, remove_walk
+from loadtest.walk_note import FAR_FOLDER_PREFIX, WalkNote, find_note, list_journals, remove_walk
 from loadtest.walk_plan import PlannedStep, WalkPlan, plan_walk
 from protocol.client.journal import FileJournal, JournalBroken, JournalBusy, JournalDamaged, JournalForeign, JournalFull
 from protocol.client.player_client import ClientStopped, PlayerClient, PlayerListener, QueryRefused
@@ -232,7 +232,7 @@ def _default_folder(args: argparse.Namespace, target: Target) -> Path:
     """Journals live in the data folder; a walk on a far gateway has none and makes no folder in its place."""
     data_dir = find_data_dir(args)
     if not data_dir.is_dir():
-        return Path(tempfile.mkdtemp(prefix="wayhold-walk-"))
+        return Path(tempfile.mkdtemp(prefix=FAR_FOLDER_PREFIX))
     folder = data_dir / "walk"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder

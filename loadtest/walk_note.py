@@ -10,6 +10,7 @@ Not here: the journal itself (protocol.client.journal).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ FORMAT = 1
 NOTE_SUFFIX = ".walk"
 JOURNAL_SUFFIXES = ("", ".lock", ".new", ".marker")
 NOTES_MAX = 200
+FAR_FOLDER_PREFIX = "wayhold-walk-"  # a folder made for one walk, where there is no data folder
 NOTE_BYTES_MAX = 64 * 1024
 
 
@@ -82,6 +84,9 @@ def remove_walk(journal: Path) -> None:
     for suffix in JOURNAL_SUFFIXES:
         journal.with_name(journal.name + suffix).unlink(missing_ok=True)
     find_note_file(journal).unlink(missing_ok=True)
+    if journal.parent.name.startswith(FAR_FOLDER_PREFIX):
+        with contextlib.suppress(OSError):
+            journal.parent.rmdir()
 
 
 def _age(file: Path) -> float:

@@ -121,7 +121,7 @@ async def _insert_row(connection: asyncpg.Connection, progress_id: uuid.UUID, st
         progress_id,
         event.get("type", "update"),
         event.get("content_id"),
-        json.dumps((event.get("data") or {}) if step.event is not None else {"effects": step.effects}),
+        json.dumps((event.get("data") or {}) if step.event is not None else step.effects),
         event.get("lat"),
         event.get("lng"),
         datetime.fromtimestamp(at_ms / 1000, UTC),
@@ -395,8 +395,9 @@ async def test_erased_player_has_lost_everything(ground: Ground) -> None:
 async def test_dead_letter_is_neither_saved_nor_lost(ground: Ground) -> None:
     await ground.execute("DELETE FROM player_progress_events WHERE :row")
     await ground.execute(
-        f"""INSERT INTO dead_letters (id, experience_progress_id, device_id, seq, payload, reason, sqlstate)
-            VALUES (gen_random_uuid(), :progress, '{ground.device}', {ground.step.seq}, '', 'refused', '22P02')"""
+        f"""INSERT INTO dead_letters (id, experience_progress_id, device_id, seq, version, payload, reason, sqlstate)
+            VALUES (gen_random_uuid(), :progress, '{ground.device}', {ground.step.seq}, {ground.version}, '', 'refused',
+                '22P02')"""
     )
     report = await ground.audit()
     assert report.is_ok, report.lines()

@@ -128,8 +128,12 @@ async def test_a_given_player_or_token_says_who_walks(data_dir: Path) -> None:
         await choose(data_dir, "--player", "me")
 
 
-async def test_a_far_walk_makes_no_data_folder(tmp_path: Path) -> None:
+async def test_a_far_walk_makes_no_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     choice = await choose(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+    assert choice.journal_file.is_relative_to(tmp_path / "tmp")
     await choice.journal.close()
     remove_walk(choice.journal_file)
+    assert not list((tmp_path / "tmp").iterdir())
