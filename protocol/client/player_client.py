@@ -28,7 +28,7 @@ import msgpack
 from pydantic_core import from_json
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import broadcast
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidState
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidState, InvalidURI
 from websockets.frames import CloseCode as SocketCloseCode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
@@ -217,7 +217,10 @@ class PlayerClient:
             journal = MemoryJournal(device)
         elif device is not None and journal.device != device:
             raise ValueError("the journal names another device")
-        parse_uri(url)  # raises what is wrong with it here, rather than for ever in the background
+        try:
+            parse_uri(url)  # here, rather than for ever in the background
+        except InvalidURI as invalid:
+            raise ValueError(str(invalid)) from invalid
         self._url = url
         self._token_of = token
         self._journal = journal
@@ -331,7 +334,7 @@ class PlayerClient:
         """
         Begin to connect, and return at once; `wait_connected` waits. Raises RuntimeError if it is running already.
         """
-        if self._run_task is not None:
+        if self._run_task is not None and not self._run_task.done():
             raise RuntimeError("the client is running")
         self._loop = asyncio.get_running_loop()
         self._stop_code = None
