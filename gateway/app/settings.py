@@ -322,11 +322,11 @@ class Settings:
         high=100_000,
     )
     claim_lease_s: float = _setting(
-        30.0,
+        15.0,
         "How long a flusher owns the progress it claimed; a dead flusher's work comes back after it.",
         raised="a dead flusher's players wait longer for `saved`",
         lowered="a slow transaction is done twice (harmless, but wasted)",
-        low=21,  # a flush may take 20 s, and a claim outlives any flush
+        low=13,  # a flush may take 12 s, and a claim outlives any flush
         high=600,
     )
     database_connections_max: int = _setting(

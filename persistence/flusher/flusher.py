@@ -37,7 +37,7 @@ log = logging.getLogger("wayhold.flusher")
 POLL_S = 0.1
 """How often due progress is looked for. Higher delays `durable`; lower costs a round trip to Redis each."""
 
-TRANSACTION_TIMEOUT_S = 20.0
+TRANSACTION_TIMEOUT_S = 12.0
 """The longest a flush may take, all statements together; then its connection is thrown away."""
 
 SNAPSHOT_STEP = 32
@@ -47,6 +47,11 @@ BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
 
 PARTITIONS_EVERY_S = 3600.0
 
+TAKE_OVER_S = 2.0
+"""
+How long a flusher that has just started looks past leases: what its predecessor had claimed should not wait for them.
+"""
+
 ALONE_S = 10.0
 """How long progress go one by one after a failure that nobody foresaw: long enough to find the one that causes it."""
 
@@ -54,7 +59,7 @@ FLUSH_FAILURES: tuple[type[BaseException], ...] = (PersistenceError, *POSTGRES_E
 """What may happen to a flush without being our fault: it is repeated."""
 
 # A lapsed claim means two flushers on the same progress: harmless, but wasted work. So a claim outlives any flush.
-CLAIM_LEASE_S = 30.0
+CLAIM_LEASE_S = 15.0
 assert CLAIM_LEASE_S > TRANSACTION_TIMEOUT_S
 
 
@@ -116,10 +121,14 @@ class Flusher:
         Returns whether nothing was left behind. What was left is safe in Redis and flushed by the next flusher.
         """
         backoff_s = BACKOFF_FIRST_S
+        take_over_until = time.monotonic() + TAKE_OVER_S
         try:
             while not stop.is_set():
                 try:
-                    claimed = await self.flush_due()
+                    # Harmless to others that run: what they hold locked is skipped, what they wrote is not written
+                    # again.
+                    is_taking_over = time.monotonic() < take_over_until
+                    claimed = await self.flush_due(ahead_s=self._lease_s - POLL_S if is_taking_over else 0.0)
                 except Exception as error:
                     self._note_failure(error, backoff_s)
                     await _wait(stop, backoff_s * random.uniform(0.5, 1.0))

@@ -406,3 +406,20 @@ async def test_released_progress_is_flushed_again(stores: Stores) -> None:
     await stores.flush()
     assert len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 1
     assert (await player.send(player.make(WAYPOINT))).outcome is Outcome.OK
+
+
+async def test_work_of_a_flusher_that_was_killed_does_not_wait_for_its_lease(stores: Stores) -> None:
+    player = stores.player()
+    await player.hello()
+    await player.send(player.make(WAYPOINT))
+    dead = stores.flusher()
+    assert await dead._hot.claim_due(10, dead._lease_s, ahead_s=3600.0) == [player.key]
+    stop = asyncio.Event()
+    running = asyncio.create_task(stores.flusher().run(stop, final_flush_s=0.1))
+
+    async def is_saved() -> bool:
+        return len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 1
+
+    await wait_until("the claimed progress is saved", is_saved, deadline_s=5.0)
+    stop.set()
+    await running
