@@ -40,6 +40,7 @@ SERVER_STOP_DEADLINE_S = 6.0  # then SIGKILL: both recover from it at the next s
 MIGRATE_DEADLINE_S = 120.0
 CHECK_DEADLINE_S = 20.0
 ORPHANS_WAIT_S = 7.0
+LOCK_WAIT_S = 0.1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,7 +103,7 @@ class Dev:
         self._ports = self._open_ports()
         holder.callback(self._ports.close)
         redis_warning = self._check_external_servers()
-        folder = holder.enter_context(DataFolder(self._data_dir, disk_free_bytes_min=settings.disk_free_min_bytes))
+        folder = holder.enter_context(self._take_folder())
         for path in self._ready_files:
             remove_ready(path)  # a killed supervisor's: whoever waits for the file must wait for ours
         if self._is_fresh:
@@ -131,6 +132,14 @@ class Dev:
             holder.callback(remove_ready, path)
         self._write_ready()
         self._say_ready(redis_warning)
+
+    def _take_folder(self) -> DataFolder:
+        try:
+            return DataFolder(self._data_dir, disk_free_bytes_min=self._settings.disk_free_min_bytes)
+        except DataFolderBusy:
+            # Whoever asks who holds the folder (`status`, in a loop perhaps) holds its lock for a moment.
+            self._supervisor.wait_until(lambda: False, LOCK_WAIT_S)
+            return DataFolder(self._data_dir, disk_free_bytes_min=self._settings.disk_free_min_bytes)
 
     def _open_ports(self) -> Ports:
         try:

@@ -58,6 +58,7 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--ready-json", metavar="FILE", type=Path, help="the file that `serve` wrote: look at that one")
     add_setting_flags(parser)
 
 
@@ -86,7 +87,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
         return
     settings = loaded.settings
     yield Finding("settings", State.OK, f"{sum(map(loaded.is_given, loaded.sources))} given, the rest by default")
-    running = find_running(settings.data_dir)
+    running = find_running(settings.data_dir, args.ready_json)
     is_external = settings.redis_url is not None and settings.database_url is not None
     if running is None and not is_external:
         yield from examine_servers_of_wheels(settings)
@@ -364,7 +365,7 @@ def examine_running(settings: Settings, running: Ready | None) -> Iterator[Findi
                 kind,
                 State.FAIL,
                 f"a {kind} is not running just now",
-                f"look into {Path(running.data_dir) / 'logs'}; the supervisor starts it again",
+                f"look into {_logs(running)}; the supervisor starts it again",
             )
         else:
             names = [f"{name} {pid}" for name, pid in running.processes.items() if name.startswith(kind)]
@@ -375,7 +376,7 @@ def examine_running(settings: Settings, running: Ready | None) -> Iterator[Findi
             "readiness",
             State.FAIL,
             f"{running.ops_url}/readyz does not answer",
-            f"look into {Path(running.data_dir) / 'logs' / 'gateway-1.log'}",
+            f"look into {_logs(running, 'gateway-1.log')}",
         )
     elif answer[0] == 200:
         reasons = "; ".join(map(str, answer[1].get("reasons", [])))
@@ -384,6 +385,10 @@ def examine_running(settings: Settings, running: Ready | None) -> Iterator[Findi
         reasons = "; ".join(map(str, answer[1].get("reasons", []))) or "no reason given"
         yield Finding("readiness", State.FAIL, reasons, _step(reasons))
     yield from _examine_backlog(settings, running)
+
+
+def _logs(running: Ready, name: str = "") -> str:
+    return str(Path(running.data_dir, "logs", name)) if running.data_dir else "its log (stderr)"
 
 
 def _step(reasons: str) -> str:
@@ -403,7 +408,7 @@ def _examine_backlog(settings: Settings, running: Ready) -> Iterator[Finding]:
             "backlog",
             State.FAIL,
             f"{pending:g} entries wait for Postgres, the oldest has been due for {oldest_s:.0f} s",
-            f"look at postgres above and into {Path(running.data_dir) / 'logs' / 'flusher-1.log'}",
+            f"look at postgres above and into {_logs(running, 'flusher-1.log')}",
         )
     else:
         yield Finding("backlog", State.OK, f"{pending:g} entries wait for Postgres, due for {oldest_s:.1f} s at most")

@@ -61,6 +61,12 @@ class NotRunning(CommandError):
     exit_code = ExitCode.UNFIT
 
 
+class NotReady(CommandError):
+    """One runs, but it cannot be used just now."""
+
+    exit_code = ExitCode.BAD_VERDICT
+
+
 def write_ready(path: Path, ready: Ready) -> None:
     """Replace the file in one step. Raises UnusableFolder when it cannot be written."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -120,8 +126,14 @@ def find_running(data_dir: Path, ready_json: Path | None = None) -> Ready | None
 
 
 def get_running(data_dir: Path, ready_json: Path | None = None) -> Ready:
-    """As `find_running`. Raises NotRunning with the line to type."""
+    """As `find_running`. Raises NotRunning with the line to type, NotReady while it starts or stops."""
     running = find_running(data_dir, ready_json)
+    if running is None and ready_json is None:
+        from persistence.embedded.data_folder import find_owner_pid
+
+        owner = find_owner_pid(data_dir)
+        if owner is not None:
+            raise NotReady(f"process {owner} is starting or stopping on {data_dir}", f"look into {data_dir / 'logs'}")
     if running is None:
         where = f"{ready_json} names no running process" if ready_json else f"no wayhold runs on {data_dir}"
         raise NotRunning(where, "start one: wayhold dev" + ("" if ready_json else f" --data-dir {data_dir}"))

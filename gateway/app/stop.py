@@ -16,6 +16,7 @@ from pathlib import Path
 from gateway.app.errors import CommandError, ExitCode
 from gateway.app.ready import find_running, is_alive
 from gateway.app.settings_source import add_setting_flags, load_settings
+from persistence.embedded.data_folder import find_owner_pid
 
 TIMEOUT_S = 60.0
 LOOK_INTERVAL_S = 0.05
@@ -34,10 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     settings = load_settings(args).settings
     running = find_running(settings.data_dir, args.ready_json)
-    if running is None:
+    if running is not None:
+        pid = running.supervisor_pid
+    else:
+        # One that is still starting has no ready.json yet, but it holds the folder.
+        pid = 0 if args.ready_json else find_owner_pid(settings.data_dir) or 0
+    if not pid:
         print(f"nothing runs {'by ' + str(args.ready_json) if args.ready_json else f'on {settings.data_dir}'}")
         return ExitCode.OK
-    pid = running.supervisor_pid
     try:
         os.kill(pid, signal.SIGTERM)
     except PermissionError:

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, TypeVar
 
-from gateway.app.errors import ChildGaveUp, CommandError, ExitCode
+from gateway.app.errors import ChildGaveUp, CommandError, ExitCode, UnfitDependency
 from gateway.app.log_tail import LogTail
 from gateway.app.restart import DEATHS_MAX, DEATHS_WINDOW_S, LOG_TAIL_LINES, RestartPolicy
 from persistence.embedded.child import Child, ChildFailed
@@ -305,6 +305,10 @@ class Supervisor:
         try:
             each.child.spawn()
         except (EmbeddedError, OSError) as error:
+            if is_first and isinstance(error, OSError):
+                raise UnfitDependency(
+                    f"{each.child.name} could not be started: {error}", "check memory and process limits (ulimit -a)"
+                ) from None
             if is_first:
                 raise
             self._died(each, f"could not be started: {error}", code=None, is_first=False)

@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _main(list(arguments))
     except KeyboardInterrupt:
-        return INTERRUPTED
+        # `dev` is ended by Ctrl-C and by nothing else, so even one that came before it listened is no failure.
+        return 0 if arguments[:1] == ["dev"] else INTERRUPTED
     except BrokenPipeError:
         # `wayhold settings | head`: the reader has seen enough. Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

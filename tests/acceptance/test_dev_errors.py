@@ -89,6 +89,7 @@ def test_a_data_folder_that_is_in_use(folder: Path) -> None:
         before = list_tree(folder)
         done = start_dev(folder)
         assert list_tree(folder) == before
+        check_refusal(run("status", "--data-dir", str(folder / "data")), 1, "starting or stopping")
     check_refusal(done, 4, "in use", str(os.getpid()), "stop")
 
 

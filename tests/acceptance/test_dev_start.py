@@ -20,6 +20,7 @@ import pytest
 
 from gateway.app.ready import is_alive, read_ready
 from persistence.embedded.child import start_and_wait, stop_and_wait
+from persistence.embedded.data_folder import find_owner_pid
 from persistence.embedded.valkey import EmbeddedValkey
 from tests.acceptance.dev_rig import REPOSITORY, RunningDev, run_dev
 
@@ -174,6 +175,34 @@ def test_a_terminal_that_is_closed_stops_everything() -> None:
         os.kill(ready["processes"]["supervisor"], signal.SIGHUP)
         wait_until(lambda: not any(map(is_alive, ready["processes"].values())), "all end")
         assert not (dev.data_dir / "ready.json").exists()
+
+
+def test_stop_reaches_one_that_is_still_starting(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPOSITORY)}
+    starting = subprocess.Popen(
+        [*WAYHOLD, "dev", "--play-port", "0", "--ops-port", "0", "--data-dir", str(data_dir)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_until(lambda: find_owner_pid(data_dir) == starting.pid or starting.poll() is not None, "it has its folder")
+        stopped = subprocess.run(
+            [*WAYHOLD, "stop", "--data-dir", str(data_dir)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+        )
+        out, err = starting.communicate(timeout=DEADLINE_S)
+        assert stopped.returncode == 0, stopped.stderr
+        assert starting.returncode == 0, out + err
+        assert "stopped" in out
+    finally:
+        starting.kill()
+        starting.communicate()
 
 
 class Serving:

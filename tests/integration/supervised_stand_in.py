@@ -54,7 +54,7 @@ def supervise(folder: Path, kinds: list[str]) -> int:
                         sockets={"WAYHOLD_PLAY_FD": listener},
                     ),
                     stage=number,
-                    stop_deadline_s=STOP_DEADLINE_S,
+                    stop_deadline_s=60.0 if kind == "hurried" else STOP_DEADLINE_S,
                     start_deadline_s=1.0 if kind == "late" else 20.0,
                     is_log_shown=True,
                 )
@@ -108,7 +108,7 @@ async def serve(kind: str, name: str, folder: Path) -> int:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         happened(folder, f"stuck {name}")
         time.sleep(600)  # noqa: ASYNC251 - an event loop that does nothing any more
-    if kind == "stubborn":
+    if kind in ("stubborn", "hurried"):
         while True:
             await stop.requested.wait()
             happened(folder, f"ignored {name}")

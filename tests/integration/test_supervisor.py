@@ -99,6 +99,7 @@ def test_a_killed_child_is_started_again_and_the_others_are_left_alone(start: Ca
     assert "died" in err and "SIGKILL" in err and "started_again" in err
 
 
+@pytest.mark.slow
 def test_a_child_that_dies_again_and_again_stops_everything_with_its_last_words(
     start: Callable[..., Supervised],
 ) -> None:
@@ -118,6 +119,7 @@ def test_a_child_that_says_its_settings_are_wrong_is_not_tried_again(start: Call
     assert err.splitlines()[-1] == "settings-1 ended with exit code 2: play_port is -1; change WAYHOLD_PLAY_PORT"
 
 
+@pytest.mark.slow
 def test_a_child_that_is_not_ready_in_time_is_killed_and_tried_again(start: Callable[..., Supervised]) -> None:
     supervised = start("late")
     supervised.wait_for("late late-0", times=2)
@@ -137,6 +139,7 @@ def test_children_stop_in_the_reverse_order_of_their_start(start: Callable[..., 
     assert stopped == ["stopped good-2", "stopped good-1", "stopped good-0"]
 
 
+@pytest.mark.slow
 def test_a_child_that_does_not_stop_is_killed_at_its_deadline(start: Callable[..., Supervised]) -> None:
     supervised = start("stubborn")
     supervised.wait_for("all ready")
@@ -148,15 +151,16 @@ def test_a_child_that_does_not_stop_is_killed_at_its_deadline(start: Callable[..
 
 
 def test_a_second_signal_is_passed_on(start: Callable[..., Supervised]) -> None:
-    supervised = start("stubborn")
+    supervised = start("hurried")
     supervised.wait_for("all ready")
     supervised.process.terminate()
-    supervised.wait_for("ignored stubborn-0")
+    supervised.wait_for("ignored hurried-0")
     supervised.process.terminate()
-    supervised.wait_for("hurried stubborn-0")
+    supervised.wait_for("hurried hurried-0")
     assert supervised.finish()[0] == 0
 
 
+@pytest.mark.slow
 def test_children_of_a_killed_supervisor_end_within_five_seconds_even_when_their_loop_is_stuck(
     start: Callable[..., Supervised],
 ) -> None:
