@@ -22,10 +22,11 @@ from protocol.limits import (
     NAME_CHARS_MAX,
     SET_MEMBER_CHARS_MAX,
     UPDATE_BYTES_MAX,
+    UPDATE_ITEMS_MAX,
     VALUE_BYTES_MAX,
 )
 from protocol.state import KNOWN_KINDS, NAME_PATTERN
-from protocol.values import ValueRefused, canonical_json, is_clean_text, quoted, to_millionths
+from protocol.values import ValueRefused, ValueTooLarge, canonical_json, is_clean_text, quoted, to_millionths
 
 __all__ = ["OPS", "CompiledUpdate", "Op", "VoidUpdate", "compile_update"]
 
@@ -71,24 +72,25 @@ def compile_update(event: object, effects: object) -> CompiledUpdate:
         VoidUpdate: 102 when the event or the list of effects is not one, or both are missing; 105 when something is
             past its bound; 106 when an effect cannot be done.
     """
+    items_left = [UPDATE_ITEMS_MAX]
     if event is None:
         if effects is None or effects == []:
             raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "an update needs an event or effects")
         happened = None
         ops: list[Op] = []
     else:
-        happened = read_event(event)
+        happened = read_event(event, items_left)
         known = KNOWN_EVENTS.get(happened.type)
         ops = known.imply(happened) if known is not None else []
     effects_json = b""
     if effects is not None and effects != []:
-        effects_json = _compile_effects(effects, ops)
+        effects_json = _compile_effects(effects, ops, items_left)
     if len(effects_json) + (len(happened.data_json) if happened is not None else 0) > UPDATE_BYTES_MAX:
         raise VoidUpdate(ErrorCode.TOO_LARGE, "the update is larger than 32 KiB as JSON")
     return CompiledUpdate(happened, effects_json, ops)
 
 
-def _compile_effects(effects: object, ops: list[Op]) -> bytes:
+def _compile_effects(effects: object, ops: list[Op], items_left: list[int]) -> bytes:
     if type(effects) is not list:
         raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "effects: must be an array")
     if len(effects) > EFFECTS_MAX:
@@ -96,18 +98,18 @@ def _compile_effects(effects: object, ops: list[Op]) -> bytes:
     written: list[str] = []
     try:
         for effect in effects:
-            written.append(_compile_effect(effect, ops))
+            written.append(_compile_effect(effect, ops, items_left))
         return f"[{','.join(written)}]".encode()
+    except ValueTooLarge as refused:
+        raise VoidUpdate(ErrorCode.TOO_LARGE, f"effects[{len(written)}]: {refused}") from None
     except ValueRefused as refused:
         raise VoidUpdate(ErrorCode.INVALID_EFFECT, f"effects[{len(written)}]: {refused}") from None
-    except _TooLarge as refused:
-        raise VoidUpdate(ErrorCode.TOO_LARGE, f"effects[{len(written)}]: {refused}") from None
     except UnicodeEncodeError:
         # Each text was looked at for NUL only: finding surrogates is part of this one encoding.
         raise VoidUpdate(ErrorCode.INVALID_EFFECT, "effects: text with a lone surrogate") from None
 
 
-def _compile_effect(effect: Any, ops: list[Op]) -> str:
+def _compile_effect(effect: Any, ops: list[Op], items_left: list[int]) -> str:
     """Adds the op, returns the effect as canonical JSON."""
     if type(effect) is not dict:
         raise ValueRefused("must be a map")
@@ -134,19 +136,15 @@ def _compile_effect(effect: Any, ops: list[Op]) -> str:
         value = read("value", _MISSING)
         if value is _MISSING:
             raise ValueRefused("value: set needs one")
-        value_json = canonical_json(value)
+        value_json = canonical_json(value, items_left)
         if len(value_json) > VALUE_BYTES_MAX:
-            raise _TooLarge("value: larger than 8 KiB as JSON")
+            raise ValueTooLarge("value: larger than 8 KiB as JSON")
         if path == "current_location" and (type(value) is not str or not 1 <= len(value) <= CONTENT_ID_CHARS_MAX):
             raise ValueRefused("value: current_location is text of 1 to 255 characters")
         ops.append((verb, path, name, value_json))
         return f'{opening},"value":{value_json.decode()}}}'
     ops.append((verb, path, name, ""))
     return f"{opening}}}"
-
-
-class _TooLarge(Exception):
-    pass
 
 
 _MISSING: Final = object()

@@ -22,7 +22,7 @@ from protocol.limits import (
     SET_MEMBER_CHARS_MAX,
     TIME_MS_MAX,
 )
-from protocol.values import ValueRefused, canonical_json, is_clean_text, quoted, to_millionths
+from protocol.values import ValueRefused, ValueTooLarge, canonical_json, is_clean_text, quoted, to_millionths
 
 Op = tuple[Any, ...]
 """(op, path, name, arg[, other]): see state.py for what each does."""
@@ -51,12 +51,13 @@ class KnownEvent:
     imply: Callable[[Event], list[Op]]
 
 
-def read_event(raw: object) -> Event:
+def read_event(raw: object, items_left: list[int] | None = None) -> Event:
     """
-    The event of an update, checked.
+    The event of an update, checked. `items_left`: see `canonical_json`.
 
     Raises:
-        VoidUpdate: 102 for anything that is not an event, or a known one without the content_id it needs.
+        VoidUpdate: 102 for anything that is not an event, or a known one without the content_id it needs; 105 for data
+            of too many items.
     """
     if type(raw) is not dict:
         raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "event: must be a map")
@@ -83,10 +84,11 @@ def read_event(raw: object) -> Event:
         raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "event.data: must be a map")
     else:
         try:
-            data_json = canonical_json(data)
+            data_json = canonical_json(data, items_left)
+        except ValueTooLarge as refused:
+            raise VoidUpdate(ErrorCode.TOO_LARGE, f"event.data: {refused}") from None
         except ValueRefused as refused:
-            data = _without_broken_distance(kind, data, refused)
-            data_json = canonical_json(data)
+            data, data_json = _without_broken_distance(kind, data, refused, items_left)
     at = read("at")
     if at is not None:
         if type(at) is not int:
@@ -109,7 +111,9 @@ def _degrees(value: object, largest: float, message: str) -> float:
     raise VoidUpdate(ErrorCode.INVALID_MESSAGE, message)
 
 
-def _without_broken_distance(kind: str, data: dict[str, Any], refused: ValueRefused) -> dict[str, Any]:
+def _without_broken_distance(
+    kind: str, data: dict[str, Any], refused: ValueRefused, items_left: list[int] | None
+) -> tuple[dict[str, Any], bytes]:
     """
     A distance that is no finite number adds nothing and is no error, but it has no place in JSON: it is kept as null.
 
@@ -119,11 +123,11 @@ def _without_broken_distance(kind: str, data: dict[str, Any], refused: ValueRefu
     if kind == "waypoint_visited" and type(distance) is float and distance - distance != 0.0:
         kept = {**data, "distance_traveled": None}
         try:
-            canonical_json(kept)
+            return kept, canonical_json(kept, items_left)
+        except ValueTooLarge as too_large:
+            raise VoidUpdate(ErrorCode.TOO_LARGE, f"event.data: {too_large}") from None
         except ValueRefused as still_refused:
             refused = still_refused
-        else:
-            return kept
     raise VoidUpdate(ErrorCode.INVALID_MESSAGE, f"event.data: {refused}")
 
 

@@ -20,6 +20,7 @@ from protocol.limits import COUNTER_MAX, COUNTER_SCALE, INTEGER_MAX, INTEGER_MIN
 
 __all__ = [
     "ValueRefused",
+    "ValueTooLarge",
     "canonical_json",
     "check_value",
     "decimal_to_millionths",
@@ -38,15 +39,23 @@ class ValueRefused(ValueError):
     """A value that cannot be kept. The message says why, and never quotes the value: it may be huge or hostile."""
 
 
-def canonical_json(value: object) -> bytes:
+class ValueTooLarge(ValueRefused):
+    """A value that could be kept if there were less of it."""
+
+
+def canonical_json(value: object, items_left: list[int] | None = None) -> bytes:
     """
     The value as JSON: compact, UTF-8, keys sorted by code point. One walk checks and writes.
 
+    `items_left` is a list of one number: what is left of a bound on the items of arrays and maps that several values
+    share. It bounds the time this takes.
+
     Raises:
+        ValueTooLarge: it has more items than are left.
         ValueRefused: the value cannot be kept.
     """
     try:
-        return _write(value, 0).encode()
+        return _write(value, 0, [_UNBOUNDED] if items_left is None else items_left).encode()
     except UnicodeEncodeError:
         raise ValueRefused("text with a lone surrogate") from None
 
@@ -131,9 +140,10 @@ def millionths_number(millionths: int) -> int | float:
 
 
 _PLAINLY_ROUNDED: Final = 1e12
+_UNBOUNDED: Final = 2**62
 
 
-def _write(value: Any, depth: int) -> str:
+def _write(value: Any, depth: int, items_left: list[int]) -> str:
     kind = type(value)
     if kind is str:
         if "\0" in value:
@@ -148,6 +158,9 @@ def _write(value: Any, depth: int) -> str:
     if kind is dict:
         if depth >= VALUE_DEPTH_MAX:
             raise ValueRefused("nested deeper than 16")
+        items_left[0] -= len(value)
+        if items_left[0] < 0:
+            raise ValueTooLarge("more than 4,096 items in one update")
         depth += 1
         parts = []
         try:
@@ -159,13 +172,16 @@ def _write(value: Any, depth: int) -> str:
                 raise ValueRefused("a key that is not text")
             if "\0" in key:
                 raise ValueRefused("a key with a NUL character")
-            parts.append(f"{quoted(key)}:{_write(value[key], depth)}")
+            parts.append(f"{quoted(key)}:{_write(value[key], depth, items_left)}")
         return "{" + ",".join(parts) + "}"
     if kind is list:
         if depth >= VALUE_DEPTH_MAX:
             raise ValueRefused("nested deeper than 16")
+        items_left[0] -= len(value)
+        if items_left[0] < 0:
+            raise ValueTooLarge("more than 4,096 items in one update")
         depth += 1
-        return "[" + ",".join([_write(item, depth) for item in value]) + "]"
+        return "[" + ",".join([_write(item, depth, items_left) for item in value]) + "]"
     if value is None:
         return "null"
     if value is True:
