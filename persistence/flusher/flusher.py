@@ -26,7 +26,7 @@ from persistence.cold.connect import POSTGRES_ERRORS, UNAVAILABLE_ERRORS, is_bro
 from persistence.cold.migrate import ensure_event_partitions
 from persistence.errors import PersistenceError, StoreUnavailable
 from persistence.flusher.plan import Copy, parse_snapshot
-from persistence.flusher.write import WriteReport, write_copies
+from persistence.flusher.write import WriteReport, pass_by, write_copies
 from persistence.hot.keys import PARTITIONS
 from persistence.hot.shapes import SavedNotice
 from persistence.hot.store import HotStore, Snapshot
@@ -51,6 +51,19 @@ TAKE_OVER_S = 2.0
 """
 How long a flusher that has just started looks past leases: what its predecessor had claimed should not wait for them.
 """
+
+STEPS = (
+    "claimed",
+    "snapshot_taken",
+    "locked",
+    "progress_written",
+    "events_written",
+    "written",
+    "committed",
+    "settled",
+    "published",
+)
+"""What a flush does, in order. Dying after any of these loses nothing and doubles nothing."""
 
 ALONE_S = 10.0
 """How long progress go one by one after a failure that nobody foresaw: long enough to find the one that causes it."""
@@ -88,7 +101,8 @@ class FlushBounds:
 
 class Flusher:
     """
-    One flusher; any number may run at once, against the same stores. `on_flush` is called after each commit.
+    One flusher; any number may run at once, against the same stores. `on_flush` is called after each commit, `at_step`
+    between any two steps with the name of the one that was done: tests die there. The names are `STEPS`.
     """
 
     def __init__(
@@ -99,12 +113,14 @@ class Flusher:
         bounds: FlushBounds | None = None,
         claim_lease_s: float = CLAIM_LEASE_S,
         on_flush: Callable[[FlushReport], None] | None = None,
+        at_step: Callable[[str], None] = pass_by,
     ) -> None:
         self._hot = hot
         self._database_url = database_url
         self._bounds = bounds or FlushBounds()
         self._lease_s = claim_lease_s
         self._on_flush = on_flush
+        self._at_step = at_step
         self._connection: Any = None
         self._partitions_checked = 0.0
         self._alone_until = 0.0
@@ -162,6 +178,7 @@ class Flusher:
         progress_max = 1 if is_alone else self._bounds.progress_max
         claimed = await self._hot.claim_due(progress_max, self._lease_s, random.randrange(PARTITIONS), ahead_s)
         left = claimed
+        self._at_step("claimed")
         try:
             while left:
                 left = await self._flush_batch(connection, left)
@@ -208,8 +225,11 @@ class Flusher:
                         copies.append(copy)
                         entries += len(copy.entries)
                         size += copy.entries_bytes
-                report = await write_copies(connection, copies)
+                self._at_step("snapshot_taken")
+                report = await write_copies(connection, copies, self._at_step)
+                self._at_step("written")
             committed = time.monotonic()
+            self._at_step("committed")
             await self._settle(report, absent, committed - started, len(copies))
             for snapshot, fault in unreadable:
                 await self._quarantine(snapshot.key, snapshot.hash[b"copy"].decode(), f"unreadable: {fault!r}")
@@ -221,11 +241,13 @@ class Flusher:
         flush.
         """
         outcomes = await self._hot.settle([write.settlement() for write in report.written])
+        self._at_step("settled")
         notices: dict[str, list[SavedNotice]] = {}
         for write, outcome in zip(report.written, outcomes, strict=True):
             if outcome.is_settled and outcome.node:
                 notices.setdefault(outcome.node, []).append(SavedNotice(write.key, write.version, write.streams))
         await self._hot.publish_saved(notices)
+        self._at_step("published")
 
         discards = discarded = 0
         for copy, row in report.unmatched:

@@ -48,12 +48,19 @@ class WriteReport:
         return sum(len(write.events) for write in self.written)
 
 
-async def write_copies(connection: Any, copies: Sequence[Copy]) -> WriteReport:
+def pass_by(step: str) -> None:
+    """Nobody stops here."""
+
+
+async def write_copies(
+    connection: Any, copies: Sequence[Copy], at_step: Callable[[str], None] = pass_by
+) -> WriteReport:
     """Write inside the caller's open transaction. Nothing is true before the caller commits."""
     sql = queries("flush")
     report = WriteReport()
     by_id = {copy.row_id: copy for copy in copies}
     locked = await connection.fetch(sql["lock_progress"], list(by_id))
+    at_step("locked")
     writes = []
     for record in locked:
         row = Row(
@@ -83,6 +90,7 @@ async def write_copies(connection: Any, copies: Sequence[Copy]) -> WriteReport:
         report.refused.append(Refused(write, _reason(error)))
 
     await _halve(connection, writes, write_progress, put_aside)
+    at_step("progress_written")
     put_aside_ids = {id(refused.write) for refused in report.refused}
     report.written = [write for write in writes if id(write) not in put_aside_ids]
 
@@ -95,6 +103,7 @@ async def write_copies(connection: Any, copies: Sequence[Copy]) -> WriteReport:
 
     events = [(write, entry) for write in report.written for entry in write.events]
     await _halve(connection, events, insert_events, bury)
+    at_step("events_written")
     await _add_to_profiles(connection, sql, report.written)
     return report
 
