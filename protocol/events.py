@@ -21,6 +21,7 @@ from protocol.limits import (
     LNG_MAX,
     SET_MEMBER_CHARS_MAX,
     TIME_MS_MAX,
+    UPDATE_ITEMS_MAX,
 )
 from protocol.values import ValueRefused, ValueTooLarge, canonical_json, is_clean_text, quoted, to_millionths
 
@@ -88,7 +89,7 @@ def read_event(raw: object, items_left: list[int] | None = None) -> Event:
         except ValueTooLarge as refused:
             raise VoidUpdate(ErrorCode.TOO_LARGE, f"event.data: {refused}") from None
         except ValueRefused as refused:
-            data, data_json = _without_broken_distance(kind, data, refused, items_left)
+            data, data_json = _without_broken_distance(kind, data, refused)
     at = read("at")
     if at is not None:
         if type(at) is not int:
@@ -111,9 +112,7 @@ def _degrees(value: object, largest: float, message: str) -> float:
     raise VoidUpdate(ErrorCode.INVALID_MESSAGE, message)
 
 
-def _without_broken_distance(
-    kind: str, data: dict[str, Any], refused: ValueRefused, items_left: list[int] | None
-) -> tuple[dict[str, Any], bytes]:
+def _without_broken_distance(kind: str, data: dict[str, Any], refused: ValueRefused) -> tuple[dict[str, Any], bytes]:
     """
     A distance that is no finite number adds nothing and is no error, but it has no place in JSON: it is kept as null.
 
@@ -123,7 +122,7 @@ def _without_broken_distance(
     if kind == "waypoint_visited" and type(distance) is float and distance - distance != 0.0:
         kept = {**data, "distance_traveled": None}
         try:
-            return kept, canonical_json(kept, items_left)
+            return kept, canonical_json(kept, [UPDATE_ITEMS_MAX])
         except ValueTooLarge as too_large:
             raise VoidUpdate(ErrorCode.TOO_LARGE, f"event.data: {too_large}") from None
         except ValueRefused as still_refused:

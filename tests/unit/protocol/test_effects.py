@@ -88,6 +88,8 @@ def test_a_broken_distance_is_kept_as_null() -> None:
     update = compile_update({**VISIT, "data": {"distance_traveled": float("nan"), "time_spent": 3}}, None)
     assert update.data_json == b'{"distance_traveled":null,"time_spent":3}'
     assert [op[0] for op in update.ops] == ["add", "set"]
+    full = {"distance_traveled": float("inf"), "x": [0] * 4094}
+    assert compile_update({**VISIT, "data": full}, None).data_json.startswith(b'{"distance_traveled":null,')
     # Another event type gives that name no meaning, so there NaN is what it is everywhere.
     assert (
         void_code({"type": "dragon_seen", "data": {"distance_traveled": float("nan")}}, None)
