@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.servers import Servers, run_servers
 
@@ -13,6 +14,11 @@ from tests.servers import Servers, run_servers
 for name in list(os.environ):
     if name.startswith("WAYHOLD_") or name in ("REDIS_URL", "DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR"):
         del os.environ[name]
+
+# How long one example takes says more about the machine than about us. A failure prints how to run it again.
+settings.register_profile("wayhold", deadline=None, print_blob=True)
+settings.register_profile("fast", settings.get_profile("wayhold"), max_examples=25)
+settings.load_profile("wayhold")
 
 
 @pytest.fixture(scope="session")

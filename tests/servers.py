@@ -70,7 +70,7 @@ class Servers:
             self._make_template()
         name = f"test_{next(self._numbers)}"
         template = TEMPLATE if migrated else "template1"
-        self.postgres.run_sql(f"CREATE DATABASE {name} TEMPLATE {template}")
+        self.postgres.run_sql(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy")
         return self.postgres.get_url(name)
 
     def drop_database(self, url: str) -> None:
