@@ -604,11 +604,13 @@ async def test_replaced_client_stays_away_and_keeps_its_journal(gateway: Gateway
 async def test_deleted_player_drops_journal_and_device(gateway: Gateway, tmp_path: Path) -> None:
     gateway.scripts = [close_with(4204, after=2)]
     journal = FileJournal(tmp_path / "journal", device="phone", **OWNER)
-    async with playing(gateway, journal=journal) as client:
-        await make(client, 1, 3)
-        with pytest.raises(ClientStopped):
-            await client.wait_saved(3, WAIT_S)
-        assert (client.made, client.device == "phone") == (0, False)
+    client = PlayerClient(gateway.url, "token", "wylding-woods", journal=journal)
+    await make(client, 1, 3)
+    await client.start()
+    with pytest.raises(ClientStopped):
+        await client.wait_saved(3, WAIT_S)
+    assert (client.made, client.device == "phone") == (0, False)
+    await client.stop()
     await journal.close()
     again = FileJournal(tmp_path / "journal", **OWNER)
     assert (again.made, again.device == "phone") == (0, False)
