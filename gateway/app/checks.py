@@ -230,7 +230,8 @@ def _clock_ahead_s(their_s: float, asked_at: float, answered_at: float) -> float
 def _describe(error: BaseException, url: str) -> str:
     if isinstance(error, TimeoutError) and not str(error):
         return f"no answer within {ANSWER_DEADLINE_S:g} s"
-    return mask_text(str(error) or type(error).__name__, url)
+    # A driver's time-out has no text of its own and leaves a colon with nothing behind it.
+    return mask_text(str(error).rstrip(": ") or type(error).__name__, url)
 
 
 def _redis_advice(error: BaseException) -> str:

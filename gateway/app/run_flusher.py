@@ -16,6 +16,8 @@ import logging
 import sys
 from contextlib import AsyncExitStack, suppress
 
+import asyncpg
+
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.errors import ExitCode, find_command_error
 from gateway.app.serve import require_server_urls
@@ -24,11 +26,14 @@ from gateway.app.settings_source import add_setting_flags, load_settings
 from gateway.app.supervised import Inheritance, StopRequest, inherit
 from gateway.telemetry.logs import set_up_logs
 from gateway.telemetry.metrics import Publisher, Tally
+from persistence.cold.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POSTGRES_ERRORS
+from persistence.cold.queries import queries
 from persistence.errors import PersistenceError
 from persistence.flusher.flusher import FlushBounds, Flusher, FlushReport
 from persistence.hot.store import HotStore
 
 PENDING_LOOK_INTERVAL_S = 1.0
+DEAD_LETTERS_LOOK_INTERVAL_S = 30.0
 ORPHAN_FLUSH_S = 2.5  # less than what an orphan has left before it is ended
 
 log = logging.getLogger("wayhold.flusher")
@@ -88,6 +93,9 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
         side_tasks = [
             asyncio.create_task(publisher.run(stop.requested), name="publish metrics"),
             asyncio.create_task(_watch_pending(hot, tally, stop.requested), name="count pending"),
+            asyncio.create_task(
+                _watch_dead_letters(settings.database_url, tally, stop.requested), name="count dead letters"
+            ),
         ]
         inheritance.report_ready()
         log.info("started")
@@ -134,10 +142,25 @@ async def _watch_pending(hot: HotStore, tally: Tally, stop: asyncio.Event) -> No
             await asyncio.wait_for(stop.wait(), PENDING_LOOK_INTERVAL_S)
 
 
+async def _watch_dead_letters(database_url: str, tally: Tally, stop: asyncio.Event) -> None:
+    """Keep the gauge of what Postgres refused. Rarely: a connection and a commit each time."""
+    sql = queries("dead_letters")["count_dead_letters"]
+    while not stop.is_set():
+        with suppress(*POSTGRES_ERRORS):
+            connection = await asyncpg.connect(
+                database_url, timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+            )
+            try:
+                tally.dead_letters = await connection.fetchval(sql)
+            finally:
+                connection.terminate()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), DEAD_LETTERS_LOOK_INTERVAL_S)
+
+
 def _count(tally: Tally, report: FlushReport) -> None:
     tally.updates_saved += report.updates
     tally.discards += report.discards
-    tally.dead_letters = (tally.dead_letters or 0) + report.dead_letters
     tally.write_latency.observe(report.duration_s)
     tally.flush_duration.observe(report.duration_s)
     tally.flush_batch_updates.observe(report.updates)
