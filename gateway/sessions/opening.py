@@ -100,10 +100,13 @@ class _Opening:
         if node.is_draining:
             raise Goodbye(CloseCode.DRAINING, retry_after_ms())
         self._check_allowed(self.who.claims)
+        session: HotSession | None = None
+        is_seen = False
         for attempt in range(OPEN_ATTEMPTS_MAX):
             # Redis alone is asked inside the gate: a slow Postgres must not keep warm players out.
             async with node.openings.hold(is_live=False):
-                session = await node.hot.find_session(self.who.user_id)
+                if not is_seen:
+                    session = await node.hot.find_session(self.who.user_id)
                 claims = self._claims_for(session)
                 if session is not None and session.experience != self.key.experience:
                     outcome = await self._end_elsewhere(session)
@@ -118,6 +121,8 @@ class _Opening:
                 if outcome is Outcome.MISSING:
                     await self._hydrate_elsewhere(session)
                 continue
+            # A hydrate changes nothing about the session; if somebody else does meanwhile the answer is CHANGED.
+            is_seen = outcome in (Outcome.MISSING, Outcome.NO_DEVICE)
             if outcome is Outcome.MISSING:
                 await self._hydrate()
             elif outcome is Outcome.NO_DEVICE:
