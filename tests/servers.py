@@ -7,23 +7,29 @@ They die with the process that started them, so a killed test run leaves none be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import shutil
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from persistence.cold.migrate import migrate
 from persistence.embedded.child import start_all_and_wait, stop_all_and_wait
+from persistence.embedded.data_folder import DataFolder, find_owner_pid
 from persistence.embedded.postgres import EmbeddedPostgres
 from persistence.embedded.valkey import EmbeddedValkey
 
 TEMPLATE = "template_wayhold"
 START_DEADLINE_S = 60.0
+FOLDER_PREFIX = "wh-test-"
+# Far longer than any test keeps a folder of its own without its lock.
+LEFTOVER_AGE_S = 3600.0
 
 
 class Servers:
@@ -90,15 +96,30 @@ class Servers:
 def run_servers() -> Iterator[Servers]:
     """Both servers in a folder of their own, which goes when they have ended."""
     # Not pytest's tmp_path: it is closed to everybody else, and as root Postgres runs as somebody else.
-    data_dir = Path(tempfile.mkdtemp(prefix="wh-test-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    parent = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    _remove_leftovers(parent)
+    data_dir = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=parent))
     data_dir.chmod(0o711 if os.geteuid() == 0 else 0o700)
-    servers = Servers(data_dir)
     try:
-        servers.start()
-        yield servers
+        with DataFolder(data_dir):
+            servers = Servers(data_dir)
+            try:
+                servers.start()
+                yield servers
+            finally:
+                servers.stop()
     finally:
-        servers.stop()
         shutil.rmtree(data_dir, ignore_errors=True)
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """Folders of runs that were killed: their servers died with them, 60 MB each stayed."""
+    for folder in parent.glob(FOLDER_PREFIX + "*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            is_old = time.time() - found.st_mtime > LEFTOVER_AGE_S
+            if is_old and found.st_uid == os.geteuid() and find_owner_pid(folder) is None:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run_apart(work: Callable[[], object]) -> None:

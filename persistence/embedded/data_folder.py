@@ -19,6 +19,7 @@ import fcntl
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 from types import TracebackType
 
@@ -28,6 +29,9 @@ from persistence.embedded.privileges import COPY_PARENT, COPY_PREFIX
 # A new folder takes 62 MB, and Postgres keeps up to 512 MB of WAL before it tidies up. Below this it is a matter of
 # minutes until a write fails, and a full disk stops Postgres in the middle of its work.
 DISK_FREE_BYTES_MIN = 256 * 1024 * 1024
+
+LOCK_TRIES = 5
+LOCK_RETRY_S = 0.02
 
 OTHER_FOLDER_ADVICE = "choose another one with --data-dir or WAYHOLD_DATA_DIR"
 
@@ -132,7 +136,7 @@ def _open_lock(path: Path) -> int:
             f"cannot write to the data folder {path}: {error.strerror}{_describe_owner(path)}", OTHER_FOLDER_ADVICE
         ) from None
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(fd)
     except OSError as error:
         owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
         os.close(fd)
@@ -145,6 +149,16 @@ def _open_lock(path: Path) -> int:
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def _lock(fd: int) -> None:
+    """Take the lock. Somebody who only looks (`find_owner_pid`) holds it for a moment, so once is not enough."""
+    for _ in range(LOCK_TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(LOCK_RETRY_S)
+    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _check_keeps_modes(path: Path) -> None:

@@ -39,12 +39,12 @@ def cap_log(path: Path, bytes_max: int = LOG_BYTES_MAX) -> bool:
     return True
 
 
-def list_last_lines(path: Path, lines_max: int, *, from_byte: int = 0) -> list[str]:
-    """The last lines of a log, none when there is no log. `from_byte` leaves out what an earlier run wrote."""
+def list_last_lines(path: Path, lines_max: int) -> list[str]:
+    """The last lines of a log, none when there is no log."""
     try:
         with path.open("rb") as log:
             size = log.seek(0, os.SEEK_END)
-            log.seek(max(from_byte if from_byte <= size else 0, size - 64 * 1024))
+            log.seek(max(0, size - 64 * 1024))
             text = log.read().decode("utf-8", "replace")
     except OSError:
         return []

@@ -83,6 +83,7 @@ class EmbeddedPostgres(EmbeddedServer):
         _check_folder(folder, binary)
         yield from self._take_lock(lambda command: _is_postgres_on(command, folder), lambda: _list_strays(folder))
         run_as = choose_run_as(binary, folder)
+        self._note(f"PostgreSQL {binary.version} on {run_as.data_dir}, programs in {run_as.binary.path.parent}")
         if not _is_complete(run_as.data_dir):
             yield from self._initialize(run_as, folder)
         hand_over(run_as.data_dir, run_as)

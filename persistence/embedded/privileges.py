@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import stat
 import subprocess
 import sys
 import tempfile
@@ -172,13 +171,11 @@ def _copy_programs(binary: ServerBinary, home: Path) -> ServerBinary:
 
 
 def _list_ordinary_users(data_dir: Path) -> Iterator[tuple[int, int]]:
-    """(uid, gid) to try: who owns the data already, then users that every system has."""
-    try:
-        owner = data_dir.stat()
-        if owner.st_uid != 0 and stat.S_ISDIR(owner.st_mode) and _has_name(owner.st_uid):
-            yield owner.st_uid, owner.st_gid
-    except OSError:
-        pass
+    """(uid, gid) to try: who owns the data or the data folder already, then users that every system has."""
+    existing = data_dir if data_dir.exists() else data_dir.parent
+    owner = existing.stat()
+    if owner.st_uid != 0 and _has_name(owner.st_uid):
+        yield owner.st_uid, owner.st_gid
     yield from filter(None, map(_find_user, USERS_TO_DROP_TO))
 
 

@@ -117,6 +117,13 @@ class EmbeddedServer(ABC):
         except StopIteration:
             self._bringing_up = None
             self._is_ready = True
+        except OSError as error:
+            self._end_start()
+            where = f" {error.filename}" if error.filename else ""
+            raise EmbeddedUnfit(
+                f"{self.name} cannot be started: {error.strerror or error}{where}",
+                f"make {self._data_dir} and all in it yours (chown -R), or use another --data-dir",
+            ) from error
         except BaseException:
             self._end_start()
             raise
@@ -167,6 +174,14 @@ class EmbeddedServer(ABC):
                 )
             yield
         os.ftruncate(fd, 0)
+
+    def _note(self, text: str) -> None:
+        """A line of our own in the server's log."""
+        fd = open_log(self.log_path)
+        try:
+            os.write(fd, f"wayhold: {text}\n".encode("utf-8", "surrogateescape"))
+        finally:
+            os.close(fd)
 
     def _launch(
         self, argv: Sequence[str], *, uid: int | None = None, gid: int | None = None, env: dict[str, str] | None = None
@@ -228,8 +243,9 @@ class EmbeddedServer(ABC):
 
     def _end_watcher(self) -> None:
         if self._watcher is not None:
+            # Killed before its pipe is closed: the end of the pipe is what makes it act.
             self._watcher.kill()
-            self._watcher.wait(timeout=10)
+            self._watcher.communicate(timeout=10)
             self._watcher = None
 
 

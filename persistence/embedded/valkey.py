@@ -41,6 +41,7 @@ class EmbeddedValkey(EmbeddedServer):
         folder = self._data_dir / "valkey"
         folder.mkdir(mode=0o700, exist_ok=True)
         yield from self._take_lock(lambda command: str(self.socket_path) in command, list)
+        self._note(f"{binary.path.name} {binary.version} on {folder}")
         # The lock is ours, so whatever socket is here belongs to nobody.
         self.socket_path.unlink(missing_ok=True)
         options = {

@@ -179,6 +179,29 @@ def test_a_user_without_a_name_runs_both(parent: Path) -> None:
     run_as(NAMELESS_UID, start_if_allowed)
 
 
+@pytest.mark.usefixtures("programs_open_to_all")
+def test_root_in_a_users_folder_makes_data_that_the_user_can_use(parent: Path) -> None:
+    nobody = pwd.getpwnam("nobody").pw_uid
+    (parent / ".data").mkdir()
+    os.chown(parent / ".data", nobody, nobody)
+    start_and_stop(parent / ".data")
+    run_as(nobody, lambda: start_and_stop(parent / ".data"))
+
+
+def test_leftovers_of_another_user_are_named(parent: Path) -> None:
+    data_dir = parent / ".data"
+    data_dir.mkdir()
+    (data_dir / "valkey.lock").touch(mode=0o600)
+    nobody = pwd.getpwnam("nobody").pw_uid
+    os.chown(data_dir, nobody, nobody)
+
+    def start() -> None:
+        with pytest.raises(EmbeddedUnfit, match=r"valkey cannot be started: Permission denied .*/valkey.lock; make"):
+            start_and_wait(EmbeddedValkey(data_dir))
+
+    run_as(nobody, start)
+
+
 def test_a_folder_one_may_not_write_to_is_refused(parent: Path) -> None:
     data_dir = parent / ".data"
     data_dir.mkdir(mode=0o755)

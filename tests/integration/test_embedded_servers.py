@@ -7,6 +7,7 @@ Each test has a data folder of its own: what is tested here are starts and ends.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -103,10 +105,10 @@ def pair(data_dir: Path) -> Iterator[Pair]:
 
 
 @contextlib.contextmanager
-def hold_servers(data_dir: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, int]]]:
+def hold_servers(data_dir: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, int]]]:
     """Both servers under another process; when the block ends that process and the servers are gone."""
     holder = subprocess.Popen(
-        [sys.executable, "-m", "tests.hold_servers", str(data_dir)],
+        [sys.executable, "-m", "tests.hold_servers", str(data_dir), *options],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -156,9 +158,11 @@ def test_postgres_comes_back_while_sessions_of_the_killed_one_still_end(pair: Pa
     assert pair.postgres.poll() == 0
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have a watcher; see server_process")
-def test_a_killed_parent_ends_both_servers_within_five_seconds(data_dir: Path, pair: Pair) -> None:
-    with hold_servers(data_dir) as (holder, pids):
+@pytest.mark.parametrize("options", [(), ("--without-death-signals",)])
+def test_a_killed_parent_ends_both_servers_within_five_seconds(
+    data_dir: Path, pair: Pair, options: tuple[str, ...]
+) -> None:
+    with hold_servers(data_dir, *options) as (holder, pids):
         os.kill(holder.pid, signal.SIGKILL)
         wait_until(lambda: all(map(is_gone, pids.values())), "the servers' end", 5.0)
     with DataFolder(data_dir):
@@ -303,6 +307,17 @@ def test_a_data_folder_has_one_owner(data_dir: Path) -> None:
         assert folder.path == data_dir
     assert find_owner_pid(data_dir) is None
     DataFolder(data_dir).close()
+
+
+def test_who_only_looks_at_the_lock_is_no_owner(data_dir: Path) -> None:
+    """`status` in another terminal tries the lock too, for an instant, and must not make a start fail."""
+    DataFolder(data_dir).close()
+    with (data_dir / "lock").open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+        timer = threading.Timer(0.03, lambda: fcntl.flock(looker, fcntl.LOCK_UN))
+        timer.start()
+        DataFolder(data_dir).close()
+        timer.join()
 
 
 def test_a_nearly_full_disk_is_refused_before_anything_is_made(data_dir: Path) -> None:
