@@ -91,5 +91,6 @@ def _leaf_fields(is_value: bool, path: str, name: str) -> tuple[str, ...]:
         others = (_NONE,) * 3 if known == "group" else (f"v:{name}", f"c:{name}", f"s:{name}")
         return (leaf, other, f"g:{name}", *others)
     if known is not None:
-        return (leaf, _NONE, _NONE, _NONE, _NONE, _NONE)
+        # `unset` asks without knowing: of a known name it can only be the one kind.
+        return (f"{'c' if known == 'counter' else 'v'}:{path}", _NONE, _NONE, _NONE, _NONE, _NONE)
     return (leaf, other, _NONE, f"s:{name}", f"g:{name}", _NONE)
