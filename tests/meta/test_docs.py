@@ -257,7 +257,7 @@ def test_bounds_are_those_of_the_code() -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    found = set()
+    found = set(re.findall(r'<a id="([^"]+)">', read(path)))
     for heading in HEADING.findall(FENCE.sub("", read(path))):
         text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", heading).replace("`", "")
         found.add(re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-"))
@@ -288,7 +288,7 @@ def test_every_file_that_is_named_exists(path: Path) -> None:
 
 
 @cache
-def tests_of(path: Path) -> set[str]:
+def names_of_tests(path: Path) -> set[str]:
     return {
         node.name
         for node in ast.walk(ast.parse(read(path)))
@@ -305,7 +305,7 @@ def test_every_proof_exists() -> None:
     for path in PAGES:
         for name, target in PROOF.findall(read(path)):
             count += 1
-            assert name in tests_of((path.parent / target).resolve()), f"{target} has no {name}"
+            assert name in names_of_tests((path.parent / target).resolve()), f"{target} has no {name}"
     assert count > 20
 
 
