@@ -134,7 +134,7 @@ async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: i
         inheritance.report_ready(play_port=play_port, ops_port=_port(ops_socket))
         log.info("started", node=node.name, play_port=play_port, ops_port=_port(ops_socket))
 
-        await stop.requested.wait()
+        await _until_either(stop.requested, node.broken)
 
         node.health.is_draining = True
         server.stop_listening()
@@ -150,7 +150,7 @@ async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: i
         left = server.abort_all()
         log.info("drained", cut_off=left)
     log.info("stopped")
-    return ExitCode.OK
+    return ExitCode.BAD_VERDICT if node.broken.is_set() and not stop.requested.is_set() else ExitCode.OK
 
 
 def session_rules(settings: Settings, process: str) -> SessionRules:
@@ -215,6 +215,15 @@ async def _count_active_players(node: Node, ended: asyncio.Event) -> None:
         except PersistenceError:
             node.tally.active_players = None
         await _pause(ended, ACTIVE_PLAYERS_LOOK_S)
+
+
+async def _until_either(first: asyncio.Event, second: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in (first, second)]
+    try:
+        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def _pause(ended: asyncio.Event, seconds: float) -> None:

@@ -200,7 +200,13 @@ class Connection:
                 self.end(CloseCode.TOKEN_EXPIRED)
                 return None
             due = min(due, self.token_due)
-        return due
+        # Looked at often enough that what is remembered of a dead socket goes soon.
+        return min(due, now + silence_s)
+
+    def schedule_look(self, now: float) -> None:
+        """Have the timer look at a connection that was welcomed, or whose token has changed."""
+        look = now + self.node.rules.silence_s
+        self.wire.schedule(look if self.token_due is None else min(look, self.token_due))
 
     def count_frame(self) -> bool:
         """Count a frame of any kind; False when it was one too many and the connection is over."""

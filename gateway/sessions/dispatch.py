@@ -61,7 +61,7 @@ def _hello(connection: Connection, hello: Hello) -> None:
         connection.note_bad_frame()
         return
     connection.phase = Phase.OPENING
-    connection.node.start(connection, open_connection(connection, hello), "hello")
+    connection.node.start_flow(connection, open_connection(connection, hello), "hello")
 
 
 def _batch(connection: Connection, batch: Batch) -> None:
@@ -109,7 +109,7 @@ def _refresh(connection: Connection, refresh: Refresh) -> None:
     assert claims.expires_at is not None
     expires_s = max(0.0, claims.expires_at - node.now_ms() / 1000)
     connection.token_due = node.clock() + expires_s
-    connection.wire.schedule(connection.token_due)
+    connection.schedule_look(node.clock())
     connection.claims = claims.to_json()
     connection.send(frames.refreshed(expires_s))
 

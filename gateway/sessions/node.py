@@ -58,7 +58,7 @@ log = get_logger("sessions")
 
 
 class Node:
-    """`start`, then `connect` for every socket, then `drain` and `stop`."""
+    """`start_services`, then `connect` for every socket, then `drain` and `stop`."""
 
     def __init__(
         self,
@@ -94,6 +94,8 @@ class Node:
         self.connections: set[Connection] = set()
         self.players: dict[str, Connection] = {}  # by user id: those that were welcomed
         self.is_draining = False
+        self.broken = asyncio.Event()
+        """A service of this node has ended by itself. Whoever runs the node should end it."""
         self._pongs: deque[tuple[float, Connection]] = deque()
         self._stop = asyncio.Event()
         self._services: list[asyncio.Task[None]] = []
@@ -105,7 +107,7 @@ class Node:
 
     # ── life ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, connection: Connection, flow: Coroutine[Any, Any, None], name: str) -> None:
+    def start_flow(self, connection: Connection, flow: Coroutine[Any, Any, None], name: str) -> None:
         """Run a flow of a connection; it ends with the connection, and what it raises ends the connection."""
         task = asyncio.get_running_loop().create_task(self._run_flow(connection, flow), name=name)
         connection.task = task
@@ -188,11 +190,11 @@ class Node:
         connection.drop_queue()
         connection.answer_pings(None)
         connection.check_window()
-        self.start(connection, recover(connection, reason), "recovery")
+        self.start_flow(connection, recover(connection, reason), "recovery")
 
     def start_leave(self, connection: Connection) -> None:
         connection.phase = Phase.LEAVING
-        self.start(connection, leave(connection), "leave")
+        self.start_flow(connection, leave(connection), "leave")
 
     def start_query(self, connection: Connection, answering: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(answering, name="query")
@@ -243,7 +245,9 @@ class Node:
         async for notices in self.hot.notices(self.name):
             for notice in notices:
                 if isinstance(notice, SavedNotice):
-                    self._tell_saved(notice)
+                    connection = self.players.get(notice.key.user_id)
+                    if connection is not None and connection.key == notice.key:
+                        self._tell_saved(connection, notice)
                 elif isinstance(notice, ErasedNotice):
                     erased = self.players.get(notice.user_id)
                     if erased is not None:
@@ -251,10 +255,7 @@ class Node:
             if self._stop.is_set():
                 return
 
-    def _tell_saved(self, notice: SavedNotice) -> None:
-        connection = self.players.get(notice.key.user_id)
-        if connection is None or connection.key != notice.key:
-            return
+    def _tell_saved(self, connection: Connection, notice: SavedNotice) -> None:
         seq = notice.saved.get(connection.device)
         if seq is not None and connection.phase in (Phase.PLAYING, Phase.RECOVERING, Phase.LEAVING):
             connection.tell_saved(seq)
@@ -270,7 +271,7 @@ class Node:
         while not self._stop.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), ACTIVE_S)
-            now = self.clock()
+            started = now = self.clock()
             active: dict[str, list[str]] = {}
             for connection in self.players.values():
                 if connection.heard_at >= last:
@@ -282,7 +283,7 @@ class Node:
                 else:
                     await self.hot.time_ms()
             except PersistenceError as error:
-                self.health.note_redis(str(error))
+                self.health.note_redis(str(error), started)
             else:
                 self.health.note_redis(None)
 
@@ -293,9 +294,10 @@ class Node:
     def _service_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._stop.is_set():
             return
-        # A node without one of its services is worse than none: say so and let the supervisor start another.
+        # A node without one of its services is worse than none: the process ends and the supervisor starts another.
         log.critical("service_ended", service=task.get_name(), exc_info=task.exception())
         self.health.is_broken = True
+        self.broken.set()
 
 
 def _current_task() -> asyncio.Task[Any] | None:

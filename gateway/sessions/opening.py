@@ -308,12 +308,11 @@ class _Opening:
         connection.clock_offset_ms = self.arrived_ms - hello.at
         if claims.expires_at is not None:
             connection.token_due = now + max(0.0, claims.expires_at - now_ms / 1000)
-            connection.wire.schedule(connection.token_due)
         node.register(connection)
         connection.phase = Phase.PLAYING
         connection.task = None
         connection.heard_at = now
-        connection.wire.schedule(now + node.rules.silence_s)
+        connection.schedule_look(now)
         resumed, reason = connection.welcome_as
         node.tally.resumes += resumed
         connection.send(

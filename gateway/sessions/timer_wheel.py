@@ -12,16 +12,23 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from gateway.telemetry.logs import get_logger
+
 TICK_S = 0.25
 """Fine enough for a pong within a second, coarse enough that 20,000 idle connections cost nothing."""
 
 
+log = get_logger("timers")
+
+
 class Timed(Protocol):
-    """Something with deadlines."""
+    """Something with deadlines. One that fails at its own deadline is aborted: it would never be looked at again."""
 
     def on_timer(self, now: float) -> float | None:
         """Do what is due at `now`; returns when to look again, None for never."""
         ...
+
+    def abort(self) -> None: ...
 
 
 class TimerWheel:
@@ -50,6 +57,11 @@ class TimerWheel:
             # First on, then the work: whoever schedules itself for the past comes with the next turn, not in this one.
             self._next_tick = tick + 1
             for timed in self._buckets.pop(tick, ()):
-                due = timed.on_timer(now)
+                try:
+                    due = timed.on_timer(now)
+                except Exception:
+                    log.error("timer_fault", exc_info=True)
+                    timed.abort()
+                    continue
                 if due is not None:
                     self.schedule(timed, due)

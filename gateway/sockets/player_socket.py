@@ -72,6 +72,7 @@ _SHORT_HEADERS = {
     False: [bytes((_BINARY_WHOLE, length)) for length in range(126)],
     True: [bytes((_TEXT_WHOLE, length)) for length in range(126)],
 }
+_NEVER = float("inf")
 _KNOWN_OPCODES = frozenset(int(opcode) for opcode in Opcode)
 
 # The library logs each connection and each parser failure; we count and log these ourselves.
@@ -96,6 +97,7 @@ class PlayerSocket(asyncio.Protocol):
         "_server",
         "_short_headers",
         "_tail",
+        "_timer_due",
         "_transport",
         "_whole",
         "address",
@@ -117,6 +119,7 @@ class PlayerSocket(asyncio.Protocol):
         self._congested_since = 0.0
         self._close_due = 0.0
         self._opened_at = 0.0
+        self._timer_due = _NEVER
         self.address = ""
 
     # ── from the event loop ──────────────────────────────────────────────────────────────────────────────────────────
@@ -134,7 +137,7 @@ class PlayerSocket(asyncio.Protocol):
             max_size=FRAME_BYTES_MAX,
             logger=_library_log,
         )
-        self._server.wheel.schedule(self, self._opened_at + self._server.hello_timeout_s)
+        self.schedule(self._opened_at + self._server.hello_timeout_s)
 
     def data_received(self, data: bytes) -> None:
         if self._phase != _OPEN:
@@ -166,7 +169,7 @@ class PlayerSocket(asyncio.Protocol):
         # to new frames cannot pile up; the grace period starts.
         if self._congested_since == 0.0:
             self._congested_since = self._server.clock()
-            self._server.wheel.schedule(self, self._congested_since + SLOW_GRACE_S)
+            self.schedule(self._congested_since + SLOW_GRACE_S)
             self._pause(_PAUSED_BY_WRITES)
 
     def resume_writing(self) -> None:
@@ -215,12 +218,21 @@ class PlayerSocket(asyncio.Protocol):
         self._resume(_PAUSED_BY_SESSION)
 
     def schedule(self, due: float) -> None:
-        """Have `on_timer` of the connection called at `due` or a little later."""
-        self._server.wheel.schedule(self, due)
+        """Have `on_timer` called at `due` or a little later, unless it will be before."""
+        if due < self._timer_due:
+            self._timer_due = due
+            self._server.wheel.schedule(self, due)
 
     # ── timers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def on_timer(self, now: float) -> float | None:
+        if now < self._timer_due:
+            return None  # an entry in the wheel that an earlier one has overtaken: only one goes on
+        due = self._do_what_is_due(now)
+        self._timer_due = _NEVER if due is None else due
+        return due
+
+    def _do_what_is_due(self, now: float) -> float | None:
         if self._phase == _CLOSED:
             return None
         if self._phase == _CLOSING:
@@ -438,7 +450,7 @@ class PlayerSocket(asyncio.Protocol):
 
     def _await_close(self) -> None:
         self._close_due = self._server.clock() + CLOSE_TIMEOUT_S
-        self._server.wheel.schedule(self, self._close_due)
+        self.schedule(self._close_due)
 
     def _cut_off(self) -> None:
         """A reader too slow: a close frame would only join the queue that it does not read, so there is none."""

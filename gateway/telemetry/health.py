@@ -39,13 +39,13 @@ class Health:
         self._redis_failing_since: float | None = None
         self._lag_at = 0.0
 
-    def note_redis(self, error: str | None) -> None:
-        """The outcome of a call that any healthy Redis answers."""
+    def note_redis(self, error: str | None, asked_at: float | None = None) -> None:
+        """The outcome of a call, made at `asked_at`, that any healthy Redis answers."""
         self.redis_error = error
         if error is None:
             self._redis_failing_since = None
         elif self._redis_failing_since is None:
-            self._redis_failing_since = self._clock()
+            self._redis_failing_since = self._clock() if asked_at is None else asked_at
 
     def note_postgres(self, error: str | None) -> None:
         self.postgres_error = error
