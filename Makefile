@@ -42,7 +42,7 @@ test: setup ## all tests that need only Python, on real servers
 	@$(PYTHON_DIR)/python tools/test_clients.py
 
 test-fast: setup ## the tests without acceptance and slow ones
-	$(call timed,1 minute,$(PYTHON_DIR)/python -m pytest -m "not slow" --ignore=tests/acceptance --hypothesis-profile=fast $(ARGS))
+	$(call timed,2 minutes,$(PYTHON_DIR)/python -m pytest -m "not slow" --ignore=tests/acceptance --hypothesis-profile=fast $(ARGS))
 
 test-clients: setup-run ## tests of the clients in other languages, where their tools are installed
 	$(PYTHON_DIR)/python tools/test_clients.py

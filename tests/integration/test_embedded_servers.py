@@ -34,6 +34,8 @@ from persistence.embedded.server_process import is_alive
 from persistence.embedded.sockets import SOCKET_PATH_BYTES_MAX
 from persistence.embedded.valkey import EmbeddedValkey
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 
