@@ -102,6 +102,14 @@ def test_every_make_target_is_documented() -> None:
     assert not missing(targets - {"setup-run", "setup-dev"}, section(page("interfaces.md"), "make"))
 
 
+def test_targets_without_anything_behind_them_are_said_to_be_so() -> None:
+    empty = re.search(
+        r"^([a-z -]+):\n\t@echo 'make \$@: not part of Wayhold yet'", read(ROOT / "Makefile"), re.MULTILINE
+    )
+    row = re.search(r"^\| (.*) \| names that are kept free", section(page("interfaces.md"), "make"), re.MULTILINE)
+    assert set(empty[1].split() if empty else []) == set(re.findall(r"`make ([a-z-]+)`", row[1] if row else ""))
+
+
 def test_every_script_is_documented() -> None:
     files = {path.stem for path in (ROOT / "persistence" / "hot" / "lua").glob("*.lua")}
     assert files == set(scripts.NAMES)
