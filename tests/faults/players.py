@@ -1,0 +1,241 @@
+"""
+The processes that hold the players of a fault run, as the run sees them: started, counted, killed, judged.
+
+Owns the histories. `list_times` turns them into what a fault cost: how long after its end the first waiting update was
+accepted, and saved.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+import contextlib
+import json
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from loadtest.history import PlayerHistory, now_ms, read_histories
+from tests.faults.rig import Rig
+from tests.faults.run_players import PlayersPlan
+
+READY_S = 60.0
+LOOK_BACK_MS = 120_000.0
+
+
+@dataclass(slots=True)
+class Crowd:
+    """Who plays in one round, and how."""
+
+    players: int = 100
+    rate_per_s: float = 4.0
+    seconds: float = 60.0
+    ramp_s: float = 2.0
+    drop_rate: float = 0.001
+    offline_rate: float = 0.0005
+    settle_s: float = 90.0
+    processes: int = 2
+
+
+class PlayerProcesses:
+    """All players of one round. Half of the processes keep journals in files, the others in memory."""
+
+    def __init__(self, rig: Rig, crowd: Crowd, seed: int) -> None:
+        self._rig = rig
+        self._crowd = crowd
+        self._folder = rig.folder / "players" / uuid.uuid4().hex
+        self._processes: list[_Process] = []
+        self._seed = seed
+        self.start_ms = 0.0
+
+    async def start(self) -> None:
+        """Returns when all play."""
+        crowd = self._crowd
+        self._folder.mkdir()
+        run_id = str(uuid.uuid4())
+        each = -(-crowd.players // crowd.processes)
+        for number in range(crowd.processes):
+            first = number * each
+            plan = PlayersPlan(
+                url=self._rig.play_url,
+                secret=self._rig.secret,
+                run_id=run_id,
+                first=first,
+                players=min(each, crowd.players - first),
+                random_seed=self._seed,
+                history=str(self._folder / f"history-{number}.jsonl"),
+                journals=str(self._folder) if number % 2 else None,
+                habits={
+                    "rate_per_s": crowd.rate_per_s,
+                    "seconds": crowd.seconds,
+                    "ramp_s": crowd.ramp_s,
+                    "drop_rate": crowd.drop_rate,
+                    "offline_rate": crowd.offline_rate,
+                    "settle_s": crowd.settle_s,
+                },
+            )
+            self._processes.append(await _Process.start(plan))
+        for process in self._processes:
+            assert await process.wait_for("ready", READY_S) is not None, "a process of players did not start"
+        self.start_ms = now_ms() + 100
+        for process in self._processes:
+            await process.order("start", start_ms=self.start_ms)
+        await asyncio.sleep(crowd.ramp_s + 0.5)
+
+    def sum(self, what: str) -> int:
+        """A count over all processes, a fifth of a second old."""
+        return sum(int(process.counts.get(what, 0)) for process in self._processes)
+
+    @property
+    def left_s(self) -> float:
+        """How long they go on making updates."""
+        return (self.start_ms - now_ms()) / 1000 + self._crowd.ramp_s + self._crowd.seconds
+
+    async def race(self, players: int) -> None:
+        for process in self._processes:
+            await process.order("race", players=players)
+
+    async def wait_saved(self, deadline_s: float) -> bool:
+        """
+        Until something that was made before now is accepted and something saved, or it takes too long. Seen through
+        counts, so it is for pacing; what is printed comes from the histories.
+        """
+        accepted, saved = self.sum("accepted"), self.sum("saved")
+        give_up_at = time.monotonic() + deadline_s
+        while self.sum("accepted") <= accepted or self.sum("saved") <= saved:
+            if time.monotonic() > give_up_at:
+                return False
+            await asyncio.sleep(0.05)
+        return True
+
+    async def wait_settled(self) -> int:
+        """Until everybody has played and everything is saved; answers how many players that is not true of."""
+        deadline_s = max(0.0, self.left_s) + self._crowd.settle_s + 10
+        said = await asyncio.gather(*(process.wait_for("settled", deadline_s) for process in self._processes))
+        return sum(
+            process.plan.players if facts is None else int(facts["unsettled"])
+            for process, facts in zip(self._processes, said, strict=True)
+        )
+
+    async def leave(self) -> None:
+        for process in self._processes:
+            await process.order("leave")
+        await asyncio.gather(*(process.wait_for("left", 30) for process in self._processes))
+        await self.kill()
+
+    async def kill(self) -> None:
+        """SIGKILL: they never return."""
+        for process in self._processes:
+            process.kill()
+        await asyncio.gather(*(process.wait_end() for process in self._processes))
+
+    def histories(self) -> list[PlayerHistory]:
+        return read_histories(sorted(self._folder.glob("history-*.jsonl")))
+
+
+class _Process:
+    def __init__(self, plan: PlayersPlan, process: asyncio.subprocess.Process) -> None:
+        self.plan = plan
+        self.counts: dict[str, Any] = {}
+        self._process = process
+        loop = asyncio.get_running_loop()
+        self._said: dict[str, asyncio.Future[dict[str, Any] | None]] = {
+            name: loop.create_future() for name in ("ready", "played", "settled", "left")
+        }
+        self._reader = asyncio.create_task(self._read())
+
+    @classmethod
+    async def start(cls, plan: PlayersPlan) -> _Process:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tests.faults.run_players"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+        started = cls(plan, process)
+        await started._write(asdict(plan))
+        return started
+
+    async def order(self, what: str, **facts: Any) -> None:
+        await self._write({"order": what, **facts})
+
+    async def wait_for(self, what: str, timeout_s: float) -> dict[str, Any] | None:
+        """What the process said, or None if it ended or was late."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await asyncio.shield(self._said[what])
+        except TimeoutError:
+            return None
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def wait_end(self) -> None:
+        async with asyncio.timeout(10):
+            await self._process.wait()
+            await self._reader
+
+    async def _write(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            await self._process.stdin.drain()
+
+    async def _read(self) -> None:
+        assert self._process.stdout is not None
+        try:
+            async for line in self._process.stdout:
+                with contextlib.suppress(ValueError):
+                    said: dict[str, Any] = json.loads(line)
+                    if said["say"] == "counts":
+                        self.counts = said
+                    elif not self._said[said["say"]].done():
+                        self._said[said["say"]].set_result(said)
+        finally:
+            for waiting in self._said.values():
+                if not waiting.done():
+                    waiting.set_result(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What players saw of one fault: times from its end, of updates that had been made before it."""
+
+    in_flight: int
+    """Updates made and not saved when it was injected."""
+    updates: int
+    """Updates made from its injection until the last waiting one was saved."""
+    first_ack_ms: float | None
+    last_ack_ms: float | None
+    first_saved_ms: float | None
+
+
+class Timeline:
+    """All updates of a round in the order they were made, to look up what a fault met."""
+
+    def __init__(self, histories: Sequence[PlayerHistory]) -> None:
+        self._steps = sorted((step for history in histories for step in history.steps), key=lambda step: step.made_ms)
+        self._made = [step.made_ms for step in self._steps]
+
+    def look_up(self, injected_ms: float, healed_ms: float) -> Recovery:
+        start = bisect.bisect_left(self._made, injected_ms - LOOK_BACK_MS)
+        at_injection = bisect.bisect_right(self._made, injected_ms)
+        at_heal = bisect.bisect_right(self._made, healed_ms)
+        before = self._steps[start:at_injection]
+        in_flight = sum(step.saved_ms is None or step.saved_ms > injected_ms for step in before)
+        waiting = self._steps[start:at_heal]
+        acks = [step.accepted_ms for step in waiting if step.accepted_ms is not None and step.accepted_ms > healed_ms]
+        saves = [step.saved_ms for step in waiting if step.saved_ms is not None and step.saved_ms > healed_ms]
+        until = max([healed_ms, *saves])
+        made = bisect.bisect_right(self._made, until) - at_injection
+        return Recovery(
+            in_flight=in_flight,
+            updates=made,
+            first_ack_ms=min(acks) - healed_ms if acks else None,
+            last_ack_ms=max(acks) - healed_ms if acks else None,
+            first_saved_ms=min(saves) - healed_ms if saves else None,
+        )
