@@ -198,7 +198,9 @@ async def _watch_postgres(node: Node, ended: asyncio.Event) -> None:
     while not ended.is_set():
         try:
             await node.cold.ping()
-        except PersistenceError as error:
+        except Exception as error:
+            if not isinstance(error, PersistenceError):
+                log.error("postgres_look_failed", exc_info=True)
             node.health.note_postgres(str(error))
         else:
             node.health.note_postgres(None)
@@ -212,7 +214,9 @@ async def _count_active_players(node: Node, ended: asyncio.Event) -> None:
         experiences |= node.experiences()
         try:
             node.tally.active_players = sum([await node.hot.count_active_players(name) for name in experiences])
-        except PersistenceError:
+        except Exception as error:
+            if not isinstance(error, PersistenceError):
+                log.error("active_players_look_failed", exc_info=True)
             node.tally.active_players = None
         await _pause(ended, ACTIVE_PLAYERS_LOOK_S)
 

@@ -282,7 +282,9 @@ class Node:
                     await self.hot.note_active_players(active)
                 else:
                     await self.hot.time_ms()
-            except PersistenceError as error:
+            except Exception as error:
+                if not isinstance(error, PersistenceError):
+                    log.error("note_active_players_failed", exc_info=True)
                 self.health.note_redis(str(error), started)
             else:
                 self.health.note_redis(None)
