@@ -28,7 +28,7 @@ import msgpack
 from pydantic_core import from_json
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import broadcast
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidState, InvalidURI
+from websockets.exceptions import ConnectionClosed, InvalidState, InvalidURI, WebSocketException
 from websockets.frames import CloseCode as SocketCloseCode
 from websockets.protocol import State
 from websockets.typing import Subprotocol
@@ -165,7 +165,6 @@ class PlayerClient:
         "_codec",
         "_connect_timeout_s",
         "_connection",
-        "_is_token_fresh_due",
         "_journal",
         "_leaving",
         "_listener",
@@ -245,7 +244,6 @@ class PlayerClient:
         self._token: str | None = None
         self._token_since_s = 0.0
         self._token_life_s: float | None = None
-        self._is_token_fresh_due = False
         self._accepted_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._saved_waiters: list[tuple[int, asyncio.Future[None]]] = []
         self._turn: list[asyncio.Future[None]] = []  # who waits for the next welcome
@@ -419,6 +417,8 @@ class PlayerClient:
         if durable:
             body["durable"] = True
         try:
+            _check_sendable(event)
+            _check_sendable(effects)
             payload: bytes = msgpack.packb(body)
             size_bytes = (
                 measure_msgpack(payload, body) if self._codec.name == "msgpack" else self._measure(payload, body)
@@ -552,7 +552,7 @@ class PlayerClient:
                 create_connection=_Socket,
                 local_addr=self._source_address,
             )
-        except (OSError, EOFError, InvalidHandshake, InvalidMessage) as failed:
+        except (OSError, EOFError, ValueError, WebSocketException) as failed:
             log.debug("cannot connect to %s: %r", self._url, failed)
             return None
         assert isinstance(connection, _Socket)
@@ -950,6 +950,29 @@ class _Socket(ClientConnection):
     def _close_soon(self) -> None:
         if self._close_timer is None and self.protocol.state is not State.CLOSED:
             self._close_timer = self.loop.call_later(CLOSE_WAIT_MS / 1000, self.transport.abort)
+
+
+def _check_sendable(value: Any) -> None:
+    """
+    Refuse what a codec would write but no gateway reads: it would answer "bad frame", and the step would be used up.
+    What a gateway reads and rejects is its own business.
+    """
+    kind = type(value)
+    if kind is dict:
+        for key, inner in value.items():
+            if type(key) is not str:
+                raise TypeError(f"a key is text, not {type(key).__name__}")
+            if type(inner) not in _SCALARS:
+                _check_sendable(inner)
+    elif kind is list or kind is tuple:
+        for inner in value:
+            if type(inner) not in _SCALARS:
+                _check_sendable(inner)
+    elif value is not None and kind not in _SCALARS:
+        raise TypeError(f"{kind.__name__} has no place in an update")
+
+
+_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
 
 
 def decode_server_frame(codec: Codec, message: str | bytes) -> Any:
