@@ -208,9 +208,8 @@ class Connection:
         look = now + self.node.rules.silence_s
         self.wire.schedule(look if self.token_due is None else min(look, self.token_due))
 
-    def count_frame(self) -> bool:
+    def count_frame(self, now: float) -> bool:
         """Count a frame of any kind; False when it was one too many and the connection is over."""
-        now = self.node.clock()
         if now - self.frames_since >= 1.0:
             self.frames_since = now
             self.frames = 0

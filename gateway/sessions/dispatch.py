@@ -30,8 +30,8 @@ def receive(connection: Connection, payload: bytes) -> None:
     """One message of a connection. Never raises."""
     if connection.phase is Phase.ENDED:
         return
-    connection.heard_at = connection.node.clock()
-    if not connection.count_frame():
+    connection.heard_at = now = connection.node.clock()
+    if not connection.count_frame(now):
         return
     try:
         frame = parse_client_frame(connection.codec.decode(payload))

@@ -34,7 +34,7 @@ def take_updates(connection: Connection, updates: Sequence[Update]) -> None:
     if connection.wants_leave:
         return  # nothing can follow a leave; it stays in the journal
     node = connection.node
-    now = node.clock()
+    now = connection.heard_at
     queued = False
     for update in updates:
         seq = update.seq

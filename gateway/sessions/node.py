@@ -153,8 +153,7 @@ class Node:
         self.connections.add(connection)
         return connection
 
-    def receive(self, connection: Connection, payload: bytes) -> None:
-        dispatch.receive(connection, payload)
+    receive = staticmethod(dispatch.receive)
 
     # ── for flows ───────────────────────────────────────────────────────────────────────────────────────────────────
 

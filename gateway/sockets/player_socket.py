@@ -317,7 +317,7 @@ class PlayerSocket(asyncio.Protocol):
         """A whole frame that does not go the short way: control, fragment, or something that must not be."""
         connection = self._connection
         assert connection is not None
-        if not connection.count_frame():
+        if not connection.count_frame(self._server.clock()):
             return
         protocol = self._library()
         protocol.receive_data(frame)

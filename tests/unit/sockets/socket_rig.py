@@ -44,7 +44,7 @@ class Echo:
             self.wire.pause_reading()
         self.changed.set()
 
-    def count_frame(self) -> bool:
+    def count_frame(self, now: float) -> bool:
         self.frames += 1
         if self.frames > self.frames_max:
             self.wire.close(4006)
