@@ -7,7 +7,6 @@ The last line is the verdict; --json writes the whole table. MINUTES shortens it
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import random

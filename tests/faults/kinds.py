@@ -7,6 +7,8 @@ then see (players.Timeline) is the product's doing.
 Not here: when which fault happens (run.py), and whether anything was lost (the audit).
 """
 
+# ruff: noqa: ASYNC110 - servers signal nothing, so they are asked.
+
 from __future__ import annotations
 
 import asyncio
@@ -127,7 +129,8 @@ class BackendKilled(Fault):
             pids = [
                 row["pid"]
                 for row in await connection.fetch(
-                    "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'wayhold%' AND pid <> pg_backend_pid()"
+                    "SELECT pid FROM pg_stat_activity"
+                    " WHERE application_name LIKE 'wayhold%' AND pid <> pg_backend_pid()"
                 )
             ]
         os.kill(self.scene.rng.choice(pids), signal.SIGKILL)

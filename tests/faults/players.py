@@ -50,6 +50,8 @@ class PlayerProcesses:
         self._processes: list[_Process] = []
         self._seed = seed
         self.start_ms = 0.0
+        self.failures: list[str] = []
+        """Clients that ended of an exception."""
 
     async def start(self) -> None:
         """Returns when all play."""
@@ -115,6 +117,7 @@ class PlayerProcesses:
         """Until everybody has played and everything is saved; answers how many players that is not true of."""
         deadline_s = max(0.0, self.left_s) + self._crowd.settle_s + 10
         said = await asyncio.gather(*(process.wait_for("settled", deadline_s) for process in self._processes))
+        self.failures = [failure for facts in said if facts is not None for failure in facts.get("failures", ())]
         return sum(
             process.plan.players if facts is None else int(facts["unsettled"])
             for process, facts in zip(self._processes, said, strict=True)
@@ -133,7 +136,24 @@ class PlayerProcesses:
         await asyncio.gather(*(process.wait_end() for process in self._processes))
 
     def histories(self) -> list[PlayerHistory]:
-        return read_histories(sorted(self._folder.glob("history-*.jsonl")))
+        histories = read_histories(sorted(self._folder.glob("history-*.jsonl")))
+        note_untold_voids(histories)
+        return histories
+
+
+def note_untold_voids(histories: Sequence[PlayerHistory]) -> int:
+    """
+    Fill in what a player could not hear. The note that an update was void is kept until it is saved; when its ack was
+    lost and the player came back only after that, it is told a plain number (the protocol says so). An update that was
+    made to be void is void then. Should it have a row after all, the audit finds that row.
+    """
+    untold = 0
+    for history in histories:
+        for step in history.steps:
+            if step.expected_code is not None and step.void_code is None and step.accepted_ms is not None:
+                step.void_code = step.expected_code
+                untold += 1
+    return untold
 
 
 class _Process:

@@ -308,6 +308,7 @@ class FaultRun:
                 unsettled = await players.wait_settled()
                 if unsettled:
                     report.troubles.append(f"round {report.rounds}: {unsettled} players did not come to rest")
+                report.troubles += [f"a client ended: {failure}" for failure in players.failures[:3]]
                 await players.leave()
             else:
                 # First those who could send again, then those who were told: nobody is left but the files.
@@ -327,9 +328,8 @@ class FaultRun:
         report.rounds += 1
         report.no_return_rounds += not returns
         report.add_audit(audited)
-        self._say(
-            f"round {report.rounds}{'' if returns else ', nobody returns'}: {len(happened)} faults, {audited.last_line()}"
-        )
+        ending = "" if returns else ", nobody returns"
+        self._say(f"round {report.rounds}{ending}: {len(happened)} faults, {audited.last_line()}")
 
     def _next_kind(self, returns: bool) -> type[Fault]:
         """The next card; one that destroys data of Redis waits for a round whose players return."""

@@ -17,6 +17,7 @@ import json
 import os
 import random
 import sys
+import traceback
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -128,6 +129,15 @@ class Players:
         settled = await asyncio.gather(*(player.settle() for player in self.players))
         return sum(not is_settled for is_settled in settled)
 
+    def list_failures(self) -> list[str]:
+        """Clients that ended of an exception: none ever may."""
+        failures = []
+        for player in self.players:
+            task = player.client._run_task
+            if task is not None and task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                failures.append("".join(traceback.format_exception(error)[-4:]))
+        return failures
+
     async def race(self, count: int) -> None:
         """A second installation with the same device id says hello, several times at once, for some players."""
         chosen = [player for player in self.players if player.client.connected][:count]
@@ -194,7 +204,7 @@ async def _run() -> None:
 
 async def _settle(players: Players, start_ms: float) -> None:
     try:
-        say("settled", unsettled=await players.play(start_ms))
+        say("settled", unsettled=await players.play(start_ms), failures=players.list_failures())
     except Exception as error:
         say("settled", unsettled=len(players.players), failure=repr(error))
         raise
