@@ -19,7 +19,7 @@ from persistence.embedded.data_folder import DataFolder
 from persistence.embedded.errors import DataFolderBusy, EmbeddedError
 
 # What `dev` makes in its folder. Anything else in there is somebody's own and stays.
-OURS = ("logs", "run", "valkey.lock", "postgres.lock", "jwt_secret", "ready.json", "urls.json")
+OURS = ("logs", "run", "walk", "valkey.lock", "postgres.lock", "jwt_secret", "ready.json", "urls.json")
 
 
 def main() -> int:

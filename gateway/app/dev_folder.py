@@ -30,6 +30,7 @@ OUR_NAMES = frozenset(
         "sockets",
         "logs",
         "run",
+        "walk",
         SECRET_FILE,
         READY_FILE,
     }

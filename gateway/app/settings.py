@@ -54,9 +54,9 @@ class Setting:
         if self.low is None and self.high is None:
             return ""
         if self.high is None:
-            return f"≥ {self.low:g}"
+            return f"≥ {self.low:,}"
         if self.low is None:
-            return f"≤ {self.high:g}"
+            return f"≤ {self.high:,}"
         return f"{self.low:,g} … {self.high:,g}"
 
 

@@ -26,6 +26,7 @@ SWEEP_SESSIONS_MAX = 200
 AT_ONCE = 4
 LOST_SWEEP_S = 60.0
 LOST_SESSIONS_MAX = 500
+LOST_PAGES_MAX = 40
 PATIENCE_S = 60.0
 """A session that could not be ended for a reason that stays is left alone for this long."""
 
@@ -77,15 +78,23 @@ class ExpirySweeper:
     async def sweep_lost(self) -> int:
         """Close what Postgres takes for open although no such session is hot; returns how many."""
         node = self._node
-        lost = []
-        for session_id, key in await node.cold.list_open_sessions(node.rules.session_expiry_s, LOST_SESSIONS_MAX):
-            session = await node.hot.find_session(key.user_id)
-            if session is None or session.id != session_id:
-                lost.append(session_id)
-        if lost:
-            await node.cold.close_lost_sessions(lost)
-            log.warning("lost_sessions_closed", sessions=len(lost))
-        return len(lost)
+        closed = 0
+        after = None
+        for _ in range(LOST_PAGES_MAX):
+            page = await node.cold.list_open_sessions(node.rules.session_expiry_s, LOST_SESSIONS_MAX, after)
+            lost = []
+            for session_id, key in page:
+                after = session_id
+                session = await node.hot.find_session(key.user_id)
+                if session is None or session.id != session_id:
+                    lost.append(session_id)
+            if lost:
+                await node.cold.close_lost_sessions(lost)
+                log.warning("lost_sessions_closed", sessions=len(lost))
+                closed += len(lost)
+            if len(page) < LOST_SESSIONS_MAX:
+                break
+        return closed
 
     async def _expire(self, user_id: str) -> bool:
         node = self._node

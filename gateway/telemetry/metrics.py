@@ -118,7 +118,7 @@ METRICS: tuple[Metric, ...] = (
         "wayhold_flush_duration_seconds",
         "histogram",
         "flush_duration",
-        "Time of one flush, from claim to settle.",
+        "Time of one flush, from snapshot to commit.",
         bounds=SECONDS,
     ),
     Metric(
@@ -141,7 +141,7 @@ METRICS: tuple[Metric, ...] = (
         "wayhold_oldest_pending_seconds",
         "gauge",
         "oldest_pending_s",
-        "How long the progress that is due longest has been due.",
+        "How long the oldest entry that Postgres lacks has been waiting.",
         across="mostrecent",
     ),
     Metric(

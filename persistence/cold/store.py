@@ -137,10 +137,15 @@ class ColdStore:
         events = [{**_for_wire(row), "data": json.loads(row["data"])} for row in rows]
         return events, rows[-1]["version"] if len(rows) == limit else None
 
-    async def list_open_sessions(self, older_than_s: float, limit: int) -> list[tuple[str, ProgressKey]]:
-        """Sessions without an end that began at least `older_than_s` ago, oldest first: (session id, progress)."""
+    async def list_open_sessions(
+        self, older_than_s: float, limit: int, after: str | None = None
+    ) -> list[tuple[str, ProgressKey]]:
+        """
+        Sessions without an end that began at least `older_than_s` ago, oldest first: (session id, progress). The last
+        id of a page is `after` for the next.
+        """
         rows = await self._call(
-            "list_open_sessions", lambda c: c.fetch(self._sql["list_open_sessions"], older_than_s, limit)
+            "list_open_sessions", lambda c: c.fetch(self._sql["list_open_sessions"], older_than_s, limit, after)
         )
         return [(str(row["id"]), ProgressKey(str(row["user_id"]), row["experience_id"])) for row in rows]
 

@@ -83,8 +83,13 @@ async def write_copies(
         present = {record["id"].hex for record in await connection.fetch(sql["list_present_progress"], list(by_id))}
         report.gone = [copy for row_id, copy in by_id.items() if row_id not in present]
 
+    # Profiles come after progress for everybody who locks both, and all at once in id order, so that flushes never wait
+    # in a circle.
+    await connection.execute(sql["lock_profiles"], sorted({write.row.player_id for write in writes}))
+
     async def write_progress(some: Sequence[ProgressWrite]) -> None:
         await _write_progress(connection, sql, some)
+        await _add_to_profiles(connection, sql, some)
 
     async def put_aside(write: ProgressWrite, error: BaseException) -> None:
         report.refused.append(Refused(write, _reason(error)))
@@ -104,7 +109,6 @@ async def write_copies(
     events = [(write, entry) for write in report.written for entry in write.events]
     await _halve(connection, events, insert_events, bury)
     at_step("events_written")
-    await _add_to_profiles(connection, sql, report.written)
     return report
 
 
@@ -200,10 +204,6 @@ async def _add_to_profiles(connection: Any, sql: dict[str, str], writes: Sequenc
             gain[2] += distance
         if write.achievements:
             achievements.setdefault(write.row.player_id, set()).update(write.achievements)
-    players = sorted(gains.keys() | achievements.keys())
-    if not players:
-        return
-    await connection.execute(sql["lock_profiles"], players)
     if gains:
         rows = [(player_id, *gain) for player_id, gain in sorted(gains.items())]
         await connection.execute(sql["add_to_profiles"], *_columns(rows, 4))

@@ -1,7 +1,7 @@
 """
 The hot store: everything that is asked of Redis, one method for each operation, named as its script.
 
-Promise: a call either answers or raises within its deadline, and is sent once. We never let the client library repeat a
+Promise: a call either answers or raises within `DEADLINE_S`, and is sent once. We never let the client library repeat a
 write: whether a call that got no answer took effect is unknown, and only callers know how to repeat it harmlessly.
 
 Not here: what an outcome means for a player (gateway.sessions), when to flush (persistence.flusher).
@@ -45,7 +45,10 @@ from protocol.limits import COUNTER_MAX, COUNTER_SCALE, STATE_BYTES_MAX, STATE_F
 from protocol.state import split_state, state_size
 
 CALL_TIMEOUT_S = 1.0
-"""How long Redis may take for one call. Longer, and a stalled Redis looks like a dead gateway to its players."""
+"""How long Redis may take to answer. Longer, and a stalled Redis looks like a dead gateway to its players."""
+
+DEADLINE_S = 3 * CALL_TIMEOUT_S
+"""The longest any call takes: waiting for a free connection, connecting, and the answer."""
 
 READ_AGE_MAX_MS = 5_000
 """
@@ -59,12 +62,17 @@ How often a playing session's `last_activity` is written. Lower costs two writes
 precision of an expiry.
 """
 
+DEVICES_MAX = 32
+"""Streams that a hot copy knows at once; further ones push out those that are saved whole."""
+
 PENDING_DUE_UPDATES = 1_000
 """A progress with this many pending entries is flushed at once, whatever the interval."""
 
 FENCE_S = 3600
 """How long an erased player's fence stands: far longer than any read of Postgres may take."""
 assert READ_AGE_MAX_MS < FENCE_S * 1000
+# A read that is installed must not have waited for Redis longer than it may be old.
+assert DEADLINE_S * 1000 < READ_AGE_MAX_MS
 
 T = TypeVar("T")
 
@@ -343,7 +351,9 @@ class HotStore:
         too old.
         """
         reply = await self._run(
-            "install_device", [self._keys.progress(key)], [device, seq, read_started_ms, READ_AGE_MAX_MS]
+            "install_device",
+            [self._keys.progress(key)],
+            [DEVICES_MAX, device, seq, read_started_ms, READ_AGE_MAX_MS],
         )
         return bool(reply == 1)
 
@@ -626,7 +636,7 @@ class HotStore:
     async def _call(self, operation: str, call: Callable[[], Awaitable[T]]) -> T:
         """The one place that turns what a Redis client raises into what this package raises, and bounds the wait."""
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S * 3):
+            async with asyncio.timeout(DEADLINE_S):
                 return await call()
         except RedisError as error:
             if "OOM" in str(error)[:40]:

@@ -317,6 +317,7 @@ async def test_session_that_redis_lost_is_closed_as_lost_until_its_real_end_come
     await stores.flush()
     assert await stores.cold.list_open_sessions(3600, 10) == []
     assert await stores.cold.list_open_sessions(-1, 10) == [(player.session_id, player.key)]
+    assert await stores.cold.list_open_sessions(-1, 10, after=player.session_id) == []
     await stores.cold.close_lost_sessions([player.session_id])
     (session,) = await stores.fetch("SELECT end_reason FROM player_sessions")
     assert session["end_reason"] == "lost"
@@ -423,3 +424,31 @@ async def test_work_of_a_flusher_that_was_killed_does_not_wait_for_its_lease(sto
     await wait_until("the claimed progress is saved", is_saved, deadline_s=5.0)
     stop.set()
     await running
+
+
+async def test_refused_profile_quarantines_its_progress_and_no_other(stores: Stores) -> None:
+    players = [stores.player() for _ in range(3)]
+    for player in players:
+        await player.hello()
+        await player.send(player.make(WAYPOINT))
+    await stores.fetch(
+        "UPDATE player_profiles SET total_distance_micrometers = 9223372036854775807 WHERE user_id = $1 RETURNING 1",
+        players[1].key.user_id,
+    )
+    await stores.flush()
+    assert len(await stores.fetch("SELECT 1 FROM player_progress_events")) == 2
+    assert [key for key, _ in await stores.hot.list_quarantined()] == [players[1].key]
+    progress = await stores.hot.find_progress(players[1].key)
+    assert progress is not None and progress.saved == {"phone": 0}
+
+
+async def test_ever_new_devices_do_not_make_a_hot_copy_grow(stores: Stores) -> None:
+    player = stores.player()
+    await player.hello()
+    await player.send(player.make(WAYPOINT))
+    for number in range(100):
+        device = f"device-{number}"
+        assert await stores.hot.install_device(player.key, device, number, await stores.hot.time_ms())
+    progress = await stores.hot.find_progress(player.key)
+    assert progress is not None and len(progress.accepted) <= 33
+    assert progress.accepted["phone"] == 1 and progress.accepted["device-99"] == 99

@@ -57,7 +57,7 @@ CREATE TABLE experience_progress (
 CREATE INDEX idx_experience_progress_last_played ON experience_progress (experience_id, last_played_at);
 
 -- What happened, for ever. Exactly one row for each accepted update that had an effect. The identity was fixed when the
--- update was accepted; the authority against duplicates is device_streams under the progress lock, the key a second net.
+-- update was accepted; the authority against duplicates is the version under the progress lock, the key a second net.
 CREATE TABLE player_progress_events (
     id uuid NOT NULL,
     experience_progress_id uuid NOT NULL REFERENCES experience_progress (id) ON DELETE CASCADE,
@@ -114,7 +114,8 @@ BEGIN
 END
 $$;
 
--- How far each device's numbered updates are saved. This is what a client is told, and what refuses duplicates.
+-- How far each device's numbered updates are saved: what a client is told, and from which number on a hydrated copy
+-- takes the next, so what refuses duplicates when Redis has forgotten.
 CREATE TABLE device_streams (
     experience_progress_id uuid NOT NULL REFERENCES experience_progress (id) ON DELETE CASCADE,
     device_id varchar(64) NOT NULL,

@@ -70,13 +70,14 @@ FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::bigint[]) AS u (id, exp
 WHERE f.id = u.id;
 
 -- name: add_achievements
--- A union: an achievement counts once, however often and in how many experiences it was unlocked.
+-- A union: an achievement counts once, however often and in how many experiences it was unlocked. Bounded: past 10,000
+-- a profile gains no more, the event is kept all the same.
 UPDATE player_profiles f SET
     stats = jsonb_set(
         f.stats, '{achievements}',
         (SELECT jsonb_agg(DISTINCT a ORDER BY a)
          FROM (SELECT jsonb_array_elements_text(COALESCE(f.stats -> 'achievements', '[]')) AS a
-               UNION SELECT jsonb_array_elements_text(u.achievements)) AS every)
+               UNION SELECT jsonb_array_elements_text(u.achievements) LIMIT 10000) AS every)
     ),
     updated_at = now()
 FROM unnest($1::uuid[], $2::jsonb[]) AS u (id, achievements)

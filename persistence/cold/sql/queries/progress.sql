@@ -34,10 +34,12 @@ ORDER BY e.version DESC
 LIMIT $4;
 
 -- name: list_open_sessions
--- Sessions that began long ago and have no end: those of which Redis knows nothing any more are lost.
+-- Sessions that began long ago and have no end, page by page: those of which Redis knows nothing any more are lost.
 SELECT id, user_id, experience_id FROM player_sessions
 WHERE ended_at IS NULL AND started_at < now() - make_interval(secs => $1)
-ORDER BY started_at LIMIT $2;
+  AND (started_at, id) > (SELECT COALESCE(max(c.started_at), '-infinity'), COALESCE(max(c.id::text), repeat('0', 32))::uuid
+                          FROM player_sessions c WHERE c.id = $3)
+ORDER BY started_at, id LIMIT $2;
 
 -- name: close_lost_sessions
 -- They ended when their progress was last played, as far as anybody knows.
