@@ -61,8 +61,11 @@ clean: ## remove the virtual environment and caches; data stays
 reset-data: setup-run ## empty the data folder of `make run`: all players, logs, the development secret
 	$(PYTHON_DIR)/python tools/reset_data.py
 
+faults: setup ## break real processes and links under load for half an hour, and count what is lost (MINUTES=5 for less)
+	$(call timed,$(or $(MINUTES),30) minutes,$(PYTHON_DIR)/python -m tests.faults $(ARGS))
+
 # Named so that scripts can rely on the names. Not listed by `make` until there is something behind them.
-faults fuzz bench bench-data-model demo:
+fuzz bench bench-data-model demo:
 	@echo 'make $@: not part of Wayhold yet'; exit 2
 
 TEST_TAKES = 8 minutes
