@@ -407,11 +407,11 @@ def _examine_backlog(settings: Settings, running: Ready) -> Iterator[Finding]:
         yield Finding(
             "backlog",
             State.FAIL,
-            f"{pending:g} entries wait for Postgres, the oldest has been due for {oldest_s:.0f} s",
+            f"{pending:g} entries wait for Postgres, the oldest for {oldest_s:.0f} s",
             f"look at postgres above and into {_logs(running, 'flusher-1.log')}",
         )
     else:
-        yield Finding("backlog", State.OK, f"{pending:g} entries wait for Postgres, due for {oldest_s:.1f} s at most")
+        yield Finding("backlog", State.OK, f"{pending:g} entries wait for Postgres, the oldest for {oldest_s:.1f} s")
     dead_letters = metrics.get("wayhold_dead_letters", 0.0)
     if dead_letters:
         yield Finding(
