@@ -18,9 +18,11 @@ UNAVAILABLE_ERRORS: tuple[type[BaseException], ...] = (
     OSError,
     TimeoutError,
     asyncpg.InterfaceError,
+    # What asyncpg says of a connection that died while it was between two states.
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
 )
-"""What is raised when nobody answered. Five trees of exceptions, one meaning."""
+"""What is raised when nobody answered. Six trees of exceptions, one meaning."""
 
 POSTGRES_ERRORS: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *UNAVAILABLE_ERRORS)
 """Everything that a call of Postgres may raise."""
