@@ -207,8 +207,8 @@ class RunReport:
         lines += [
             "",
             f"seed {self.seed}: {self.rounds} rounds, of these {self.no_return_rounds} whose players never returned, "
-            f"{self.duration_s:.0f} s; {self.accepted} updates accepted; {not_counted} faults met nothing unsaved and are "
-            "not counted",
+            f"{self.duration_s:.0f} s; {self.accepted} updates accepted; {not_counted} faults met nothing unsaved and "
+            "are not counted",
             "counters: "
             + " ".join(f"{name.removeprefix('wayhold_')}={value:.0f}" for name, value in self.counters.items()),
         ]
@@ -315,6 +315,9 @@ class FaultRun:
                 await players.kill()
                 happened.append(await self._inject(EverythingKilled, None))
             await self._rig.wait_nothing_pending()
+            for key, reason in await self._rig.hot.list_quarantined():
+                report.troubles.append(f"{key.member} was put aside, and nothing was wrong with it: {reason}")
+                await self._rig.hot.release_quarantine(key)
         except TimeoutError as late:
             report.troubles.append(f"round {report.rounds}: {late or 'nothing came to rest in time'}")
         finally:
