@@ -165,6 +165,8 @@ def session_rules(settings: Settings, process: str) -> SessionRules:
         updates_burst=settings.updates_burst,
         # Sockets are aborted at drain_s; the last of them should have been asked before.
         drain_s=settings.drain_s * 0.8,
+        connections_max=settings.connections_max,
+        redis_high_water_share=settings.redis_high_water_share,
     )
 
 

@@ -212,9 +212,17 @@ class Settings:
         low=1,
         high=1_000_000,
     )
+    redis_high_water_share: float = _setting(
+        0.8,
+        "Part of Redis' maxmemory in use past which new sessions are told to come back (4004); resumes go on.",
+        raised="less room is left for the players that are in",
+        lowered="players are turned away earlier",
+        low=0.05,
+        high=0.99,
+    )
     handshakes_per_s: float = _setting(
         300.0,
-        "New sockets a gateway process accepts per second; the rest wait or are told to come back.",
+        "New sockets a gateway process accepts per second; the rest are refused (HTTP 503) and come back.",
         raised="a reconnect storm slows down the players that are in",
         lowered="after a restart players wait longer to come back",
         low=1,

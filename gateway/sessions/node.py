@@ -51,6 +51,8 @@ connections.
 """
 
 ACTIVE_S = 1.0
+MEMORY_LOOK_S = 5.0
+"""How often Redis is asked how full it is: between two looks nobody fills what the high-water mark leaves free."""
 COMMITTER_STOP_S = 3.0
 """How long a stopping node waits for the call that is under way."""
 
@@ -77,7 +79,7 @@ class Node:
         self.tokens = tokens
         self.tally = tally if tally is not None else Tally()
         self.clock = clock if clock is not None else asyncio.get_running_loop().time
-        self.health = Health(self.clock)
+        self.health = Health(self.clock, rules.redis_high_water_share)
         self.wheel = TimerWheel(self.clock())
         self.entry_ids = EntryIds()
         self.hydrator = Hydrator(hot, cold, self.tally, self.clock)
@@ -154,6 +156,11 @@ class Node:
         return connection
 
     receive = staticmethod(dispatch.receive)
+
+    @property
+    def is_full(self) -> bool:
+        """More sockets than this node should hold: the newest are told to come back."""
+        return len(self.connections) > self.rules.connections_max
 
     # ── for flows ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,6 +274,7 @@ class Node:
         Once a second, in one batch: who was heard since the last time. Doubles as the look whether Redis is there.
         """
         last = self.clock()
+        memory_due = 0.0
         while not self._stop.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), ACTIVE_S)
@@ -281,6 +289,9 @@ class Node:
                     await self.hot.note_active_players(active)
                 else:
                     await self.hot.time_ms()
+                if now >= memory_due:
+                    memory_due = now + MEMORY_LOOK_S
+                    self.health.redis_share = await self.hot.find_memory_share()
             except Exception as error:
                 if not isinstance(error, PersistenceError):
                     log.error("note_active_players_failed", exc_info=True)

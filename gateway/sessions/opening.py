@@ -99,6 +99,8 @@ class _Opening:
         node, connection = self.node, self.connection
         if node.is_draining:
             raise Goodbye(CloseCode.DRAINING, retry_after_ms())
+        if node.is_full:
+            raise Goodbye(CloseCode.OVERLOADED, retry_after_ms())
         self._check_allowed(self.who.claims)
         session: HotSession | None = None
         is_seen = False
@@ -168,6 +170,9 @@ class _Opening:
         if not self.own_session_id or not is_own:
             self.connection.welcome_as = (is_resumed, None if is_resumed else self._reason(session))
         continues = is_own or is_resumed
+        if not continues and self.node.health.is_redis_high:
+            # What is free belongs to the players that are in: their steps must find room until it is drained.
+            raise Goodbye(CloseCode.OVERLOADED, retry_after_ms())
         now_ms = node.now_ms()
         if continues:
             assert session is not None

@@ -75,6 +75,8 @@ class SessionRules:
     updates_per_s: float = 30.0
     updates_burst: int = 300
     drain_s: float = 10.0
+    connections_max: int = 20_000
+    redis_high_water_share: float = 0.8
 
     @property
     def silence_s(self) -> float:

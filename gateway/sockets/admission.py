@@ -58,9 +58,10 @@ class Admission:
             self._by_address.pop(address, None)
 
     def find_refusal(self, address: str) -> str | None:
-        """Why a handshake from this address is refused now; None when it may go on."""
-        if self.connections > self._connections_max:
-            return "too many connections"
+        """
+        Why a handshake from this address is refused now, as a flood is; None when it may go on. Past the cap of all
+        sockets a hello is told so in words that a client can read.
+        """
         # A unix socket has no address: whoever may open it is local and trusted.
         if address and self._by_address.get(address, 0) > self._per_address_max:
             return "too many connections from this address"

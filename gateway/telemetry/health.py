@@ -26,8 +26,10 @@ class Readiness:
 class Health:
     """What is known about this process and its stores. Written by the services, read by the ops port."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], redis_high_water_share: float = 0.8) -> None:
         self._clock = clock
+        self._redis_high_water_share = redis_high_water_share
+        self.redis_share = 0.0
         self.is_started = False
         self.is_draining = False
         self.is_full = False
@@ -38,6 +40,11 @@ class Health:
         self.lag_s = 0.0
         self._redis_failing_since: float | None = None
         self._lag_at = 0.0
+
+    @property
+    def is_redis_high(self) -> bool:
+        """Redis has less free than the players that are in may need: no new sessions."""
+        return self.redis_share >= self._redis_high_water_share
 
     def note_redis(self, error: str | None, asked_at: float | None = None) -> None:
         """The outcome of a call, made at `asked_at`, that any healthy Redis answers."""
@@ -67,6 +74,8 @@ class Health:
             refusals.append("a service of this process has ended")
         if self._redis_failing_since is not None and self._clock() - self._redis_failing_since > REDIS_PATIENCE_S:
             refusals.append(f"redis: {self.redis_error}")
+        if self.is_redis_high:
+            refusals.append(f"redis is {self.redis_share:.0%} full")
         if self.lag_s > LAG_MAX_S:
             refusals.append(f"event loop {self.lag_s * 1000:.0f} ms late")
         if self.is_full:

@@ -20,7 +20,7 @@ import msgpack
 import redis.asyncio as redis_asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from persistence.cold.shapes import ColdProgress
 from persistence.errors import StoreFull, StoreUnavailable
@@ -576,6 +576,12 @@ class HotStore:
         await self._call("purge_player", purge_indexes)
         return removed, [device.decode() for device in devices]
 
+    async def find_memory_share(self) -> float:
+        """How much of its memory limit Redis has in use, 0 to 1 and beyond; 0 without a limit."""
+        found: dict[str, Any] = await self._call("find_memory_share", lambda: self._client.info("memory"))
+        limit = int(found.get("maxmemory", 0))
+        return int(found["used_memory"]) / limit if limit else 0.0
+
     # --- telling gateways ------------------------------------------------------------------------------------------
 
     async def publish_saved(self, notices: Mapping[str, Sequence[SavedNotice]]) -> None:
@@ -639,7 +645,8 @@ class HotStore:
             async with asyncio.timeout(DEADLINE_S):
                 return await call()
         except RedisError as error:
-            if "OOM" in str(error)[:40]:
+            # The client takes the word OOM off plain commands' errors and leaves it on those of scripts.
+            if isinstance(error, OutOfMemoryError) or "OOM" in str(error):
                 raise StoreFull(operation) from error
             raise StoreUnavailable("redis", operation, error) from error
         except (OSError, TimeoutError) as error:

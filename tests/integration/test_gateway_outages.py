@@ -195,6 +195,28 @@ async def test_a_full_redis_answers_202_and_goes_on_when_there_is_room(redis_url
         await bare.wait_for("ack", when=lambda frame: frame["seq"] == 4)
 
 
+async def test_past_the_high_water_mark_those_who_are_in_go_on_and_new_ones_are_told_to_come_back(
+    redis_url: str, database_url: str
+) -> None:
+    async with run_rig(redis_url, database_url) as rig, rig.player() as bare, rig.bare() as newcomer:
+        rig.node.health.redis_share = 0.9
+        await newcomer.send(hello_frame(new_user()))
+        bye = await newcomer.expect("bye")
+        assert bye["code"] == CloseCode.OVERLOADED and bye["retry_after_ms"] >= 1000
+        assert await newcomer.close_code() == CloseCode.OVERLOADED
+        assert (await bare.accept(1))["seq"] == 1
+        async with rig.bare() as back:
+            await back.send(hello_frame(resume=bare.resume()))
+            assert (await back.expect("welcome"))["resumed"]
+
+
+async def test_past_the_cap_of_connections_a_hello_is_told_to_come_back(redis_url: str, database_url: str) -> None:
+    async with run_rig(redis_url, database_url, connections_max=1) as rig, rig.player() as bare, rig.bare() as second:
+        await second.send(hello_frame(new_user()))
+        assert (await second.expect("bye"))["code"] == CloseCode.OVERLOADED
+        assert (await bare.accept(1))["seq"] == 1
+
+
 async def test_an_erased_player_is_sent_away_for_ever(redis_url: str, database_url: str) -> None:
     user_id = new_user()
     async with run_rig(redis_url, database_url) as rig, run_flusher(redis_url, database_url):

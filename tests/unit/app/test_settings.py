@@ -24,7 +24,7 @@ def test_every_number_has_bounds_and_says_what_gets_worse() -> None:
 
 
 def test_every_number_that_measures_something_carries_its_unit() -> None:
-    units = ("_s", "_port", "_bytes", "_max", "_bytes_max", "_per_s")
+    units = ("_s", "_port", "_bytes", "_max", "_bytes_max", "_per_s", "_share")
     counts = {"workers", "flushers", "window", "updates_burst", "redis_partitions"}
     for setting in list_settings():
         if setting.kind in (int, float) and setting.name not in counts:

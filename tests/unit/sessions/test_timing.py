@@ -184,3 +184,12 @@ def test_a_little_lag_is_normal(lag: float) -> None:
     health.is_started = True
     health.note_lag(lag)
     assert health.judge().is_ready
+
+
+def test_a_redis_past_its_high_water_mark_is_no_place_for_new_sessions() -> None:
+    health = Health(lambda: 0.0, redis_high_water_share=0.8)
+    health.is_started = True
+    health.redis_share = 0.79
+    assert health.judge().is_ready and not health.is_redis_high
+    health.redis_share = 0.81
+    assert health.judge().reasons == ["redis is 81% full"] and health.is_redis_high
