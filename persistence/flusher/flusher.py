@@ -68,6 +68,9 @@ STEPS = (
 ALONE_S = 10.0
 """How long progress go one by one after a failure that nobody foresaw: long enough to find the one that causes it."""
 
+ALONE_FAILURES_MAX = 3
+"""How often a progress may fail alone, for a reason that nobody foresaw, before it is put aside."""
+
 FLUSH_FAILURES: tuple[type[BaseException], ...] = (PersistenceError, *POSTGRES_ERRORS)
 """What may happen to a flush without being our fault: it is repeated."""
 
@@ -124,6 +127,7 @@ class Flusher:
         self._connection: Any = None
         self._partitions_checked = 0.0
         self._alone_until = 0.0
+        self._alone_failures: dict[ProgressKey, int] = {}
         self.is_healthy = False
         """True while the last attempt worked."""
         self.failures = 0
@@ -175,6 +179,8 @@ class Flusher:
             self._disconnect()
             raise
         is_alone = time.monotonic() < self._alone_until
+        if not is_alone:
+            self._alone_failures.clear()
         progress_max = 1 if is_alone else self._bounds.progress_max
         claimed = await self._hot.claim_due(progress_max, self._lease_s, random.randrange(PARTITIONS), ahead_s)
         left = claimed
@@ -187,7 +193,7 @@ class Flusher:
             self._disconnect()
             is_ours = isinstance(error, Exception) and not isinstance(error, FLUSH_FAILURES)
             with suppress(PersistenceError):
-                if is_ours and len(left) == 1:
+                if is_ours and len(left) == 1 and self._failed_alone(left[0]):
                     await self._set_aside(left[0], error)
                     return 1
                 await self._hot.release_claims(left)
@@ -303,6 +309,11 @@ class Flusher:
                     skipped=copies - done,
                 )
             )
+
+    def _failed_alone(self, key: ProgressKey) -> bool:
+        """Whether this progress, alone in its flush, has now failed often enough that chance is no explanation."""
+        failures = self._alone_failures[key] = self._alone_failures.get(key, 0) + 1
+        return failures >= ALONE_FAILURES_MAX
 
     async def _set_aside(self, key: ProgressKey, error: BaseException) -> None:
         """One progress alone makes us fail: quarantine it, so that an operator sees it and everybody else plays on."""
