@@ -182,6 +182,7 @@ class PlayerClient:
         "_stop_code",
         "_suspending",
         "_timer",
+        "_timer_at_s",
         "_token",
         "_token_life_s",
         "_token_of",
@@ -238,7 +239,8 @@ class PlayerClient:
         self._connection: _Socket | None = None
         self._run_task: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._timer_at_s = 0.0  # kept here: uvloop answers a plain Handle, which cannot say, for what is due already
         self._wake: asyncio.Future[None] | None = None
         self._next_connect: Connect | None = None
         self._token: str | None = None
@@ -678,9 +680,10 @@ class PlayerClient:
         at_s = at_ms / 1000
         timer = self._timer
         if timer is not None:
-            if timer.when() <= at_s:
+            if self._timer_at_s <= at_s:
                 return
             timer.cancel()
+        self._timer_at_s = at_s
         self._timer = self._loop.call_at(at_s, self._on_timer)
 
     def _on_timer(self) -> None:
