@@ -376,6 +376,20 @@ class Rig:
             if sample.name == metric and "pid" not in sample.labels
         )
 
+    def highest_bucket(self, histogram: str) -> float:
+        """The upper bound of the highest bucket that anything fell into."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=str(self.folder / "metrics"))  # type: ignore[no-untyped-call]
+        buckets: dict[float, float] = {}
+        for family in registry.collect():
+            for sample in family.samples:
+                if sample.name == f"{histogram}_bucket":
+                    bound = float(sample.labels["le"])
+                    buckets[bound] = buckets.get(bound, 0.0) + sample.value
+        ordered = sorted(buckets.items())
+        total = ordered[-1][1] if ordered else 0.0
+        return next((bound for bound, count in ordered if count >= total), 0.0)
+
     def read_log(self, name: str) -> str:
         path = self.members[name].child.log_path
         return path.read_text("utf-8", "replace") if path is not None and path.exists() else ""

@@ -2,8 +2,8 @@
 The flusher of the product with one thing added: it kills itself (SIGKILL) right after a named step when it is told to.
 
 `python -m tests.faults.run_dying_flusher --orders FOLDER -- ARGUMENTS OF run_flusher`. An order is a file in the
-folder named as the step; whoever removes it first is the one that dies. The product has no such switch: this program
-hands the flusher the callback that its tests use.
+folder named as the step; whoever removes it first is the one that dies (or stands still, when the file says "stop").
+The product has no such switch: this program hands the flusher the callback that its tests use.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ def die_at(orders: Path, step: str) -> None:
     if not order.exists() or not _has_work(step):
         return
     try:
+        wanted = order.read_bytes()
         order.unlink()
     except FileNotFoundError:  # the other flusher was quicker, and dies of it
         return
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP if wanted == b"stop" else signal.SIGKILL)
 
 
 def _has_work(step: str) -> bool:
