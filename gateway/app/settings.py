@@ -229,7 +229,7 @@ class Settings:
         high=100_000,
     )
     updates_per_s: float = _setting(
-        30.0,
+        100.0,
         "Updates per second one connection may send in the long run; above it 200 with retry_after_ms.",
         raised="one client can take more of the gateway",
         lowered="a long journal is uploaded more slowly",
@@ -237,7 +237,7 @@ class Settings:
         high=100_000,
     )
     updates_burst: int = _setting(
-        300,
+        2_000,
         "Updates one connection may send at once before updates_per_s holds.",
         raised="one client can take more of the gateway for a moment",
         lowered="a journal after an offline walk is uploaded more slowly",

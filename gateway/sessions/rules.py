@@ -72,8 +72,8 @@ class SessionRules:
     hello_timeout_s: float = 10.0
     session_expiry_s: float = 3600.0
     window: int = WINDOW
-    updates_per_s: float = 30.0
-    updates_burst: int = 300
+    updates_per_s: float = 100.0
+    updates_burst: int = 2_000
     drain_s: float = 10.0
     connections_max: int = 20_000
     redis_high_water_share: float = 0.8
