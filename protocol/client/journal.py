@@ -86,9 +86,10 @@ class Journal(Protocol):
     """
     What the client needs of a journal. Reading is from memory and never waits. One event loop at a time.
 
-    `made` ≥ `saved`; what lies above `synced` must not be sent yet (-1: a reset is not on disk). `moved_at`: the
-    journal was restored or migrated when it had made so many, and must learn what became of its stream before it
-    goes on as a new device (see `FileJournal`).
+    `made` ≥ `saved`; what lies above `synced` must not be sent yet (-1: a reset is not on disk). Nothing above
+    `exposed` can have left this device: it was neither here when the journal was opened nor listed since.
+    `moved_at`: the journal was restored or migrated when it had made so many, and must learn what became of its
+    stream before it goes on as a new device (see `FileJournal`).
     """
 
     @property
@@ -99,6 +100,8 @@ class Journal(Protocol):
     def synced(self) -> int: ...
     @property
     def saved(self) -> int: ...
+    @property
+    def exposed(self) -> int: ...
     @property
     def moved_at(self) -> int | None: ...
 
@@ -121,7 +124,7 @@ class Journal(Protocol):
         ...
 
     def list_after(self, seq: int, limit: int) -> list[tuple[int, bytes]]:
-        """The updates that follow `seq`, in order, at most `limit` (and `LIST_MAX`)."""
+        """The updates that follow `seq`, in order, at most `limit` (and `LIST_MAX`). They count as `exposed`."""
         ...
 
     def forget(self, saved: int) -> None:
@@ -157,6 +160,7 @@ class _Entries:
         "damaged",
         "device",
         "entries_max",
+        "exposed",
         "made",
         "payloads",
         "saved",
@@ -171,6 +175,7 @@ class _Entries:
         self.bytes_max = bytes_max
         self.made = 0
         self.saved = 0
+        self.exposed = 0
         self.payloads: dict[int, bytes] = {}
         self.size_bytes = 0
         self.damaged: frozenset[int] = frozenset()
@@ -188,6 +193,7 @@ class _Entries:
     def list_after(self, seq: int, limit: int) -> list[tuple[int, bytes]]:
         first = max(seq, self.saved) + 1
         last = min(self.made, first + min(limit, LIST_MAX) - 1)
+        self.exposed = max(self.exposed, last)
         payloads = self.payloads
         return [(at, payloads[at]) for at in range(first, last + 1)]
 
@@ -209,6 +215,7 @@ class _Entries:
         for gone in range(seq + 1, self.made + 1):
             self.size_bytes -= len(self.payloads.pop(gone))
         self.made = seq
+        self.exposed = min(self.exposed, seq)
 
     def reset(self, device: str, keep_after: int) -> dict[int, int]:
         kept = self.list_between(max(keep_after, self.saved), self.made)
@@ -219,6 +226,7 @@ class _Entries:
         self.damaged = frozenset(renumbered[old] for old in self.damaged if old in renumbered)
         self.made = len(kept)
         self.saved = 0
+        self.exposed = 0
         return renumbered
 
     def list_between(self, after: int, upto: int) -> list[tuple[int, bytes]]:
@@ -254,6 +262,10 @@ class MemoryJournal:
     @property
     def saved(self) -> int:
         return self._entries.saved
+
+    @property
+    def exposed(self) -> int:
+        return self._entries.exposed
 
     @property
     def moved_at(self) -> int | None:
@@ -487,6 +499,10 @@ class FileJournal:
         return self._entries.saved
 
     @property
+    def exposed(self) -> int:
+        return self._entries.exposed
+
+    @property
     def moved_at(self) -> int | None:
         return self._moved_at
 
@@ -554,17 +570,19 @@ class FileJournal:
         whole = None
         if must_rewrite or waste_bytes > max(WASTE_BYTES_MIN, live_bytes):
             whole = self._encode_file()
-        if not self._is_saved_written:
+        if not self._is_saved_written and self._entries.saved:
             self._unwritten.append(encode_record(self._entries.saved, b""))
         records = b"".join(self._unwritten)
         self._unwritten = []
         self._is_saved_written = True
         device, before = self._entries.device, self._devices_before
-        loop = asyncio.get_running_loop()
-        work = loop.run_in_executor(None, self._write, records, whole, must_rewrite, device, before)
         try:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(None, self._write, records, whole, must_rewrite, device, before)
             await _wait_through(work)
-        except (OSError, JournalBroken):
+        except Exception as failed:
+            if not isinstance(failed, OSError | JournalBroken):
+                self._broken = repr(failed)  # not the disk's fault, so nobody knows how far it came
             self._is_saved_written = False
             # Nobody may believe in an update that is not on disk, nor in those that came after it.
             self._unwritten = []
@@ -676,6 +694,7 @@ class FileJournal:
             # What a killed process had written but not synced was read from memory; now it is on the medium.
             disk.sync(self._handle)
             self._size = contents.good_bytes
+        entries.exposed = entries.made if self._moved_at is None else self._moved_at
         self._synced = self._floor = entries.made
         return entries
 

@@ -221,6 +221,8 @@ class JournalView(Protocol):
     @property
     def saved(self) -> int: ...
     @property
+    def exposed(self) -> int: ...
+    @property
     def moved_at(self) -> int | None: ...
     def list_after(self, seq: int, limit: int) -> list[tuple[int, bytes]]: ...
 
@@ -268,7 +270,6 @@ class SessionMachine:
         "_resumable",
         "_saved_ahead",
         "_seen_told",
-        "_sent_ever",
         "_sent_max",
         "_sent_ms",
         "_skips",
@@ -322,9 +323,6 @@ class SessionMachine:
         self.voids: dict[int, tuple[int, str]] = {}
         self.rtt_ms: float | None = None
         self.is_leaving = False
-        # What an earlier machine may have sent: everything that is there already; nothing above it can be known
-        # anywhere.
-        self._sent_ever = journal.made if journal.moved_at is None else journal.moved_at
         self._token = ""
         self._refresh_ms: int | None = None
         self._is_fresh_token_due = False
@@ -635,11 +633,11 @@ class SessionMachine:
         self._heartbeat_ms = _find_within(frame, "heartbeat_s", 0.01, 600.0, HEARTBEAT_S, 1000)
         self._window = _find_within(frame, "window", 1, WINDOW_MAX, WINDOW, 1)
 
-        if self._journal.moved_at is not None:
-            # Another installation may have gone on under this device id after the copy was taken. Now it is known
-            # how far; what lies above goes on under a new id, on a socket of its own.
+        if self._journal.moved_at is not None or accepted > self._journal.exposed:
+            # This device forgot numbers that it had used, or another installation went on under its id after the copy
+            # was taken. Now it is known how far; what lies above goes on under a new id, on a socket of its own.
             self._end_session()
-            self._reset_stream(accepted, "moved", out)
+            self._reset_stream(accepted, "device_behind", out)
             self._hang_up(1000, now_ms, out)
             return
         if not resumed or session_id != self.session_id:
@@ -705,12 +703,11 @@ class SessionMachine:
         out.extend(self._begin_hello(now_ms))
 
     def _reset_stream(self, accepted: int, reason: str, out: list[Action]) -> None:
-        # An update that nobody can have sent cannot be among what the server accepted, whatever number it carries:
+        # An update that never left this device cannot be among what the server accepted, whatever number it carries:
         # that number was used before the disk forgot it.
-        out.append(ResetStream(min(accepted, self._sent_ever), reason))
+        out.append(ResetStream(min(accepted, self._journal.exposed), reason))
         self.voids = {}
         self.accepted = 0
-        self._sent_ever = 0
         self._sent_max = 0
         self._next = 1
         self._frames.clear()
@@ -747,6 +744,8 @@ class SessionMachine:
     def _on_resync(self, frame: dict[str, Any], now_ms: int, out: list[Action]) -> None:
         accepted, saved = _get_marks(frame)
         self._check_marks(accepted, saved)
+        if accepted > self._journal.exposed:
+            raise Impossible(f"accepted {accepted}, {self._journal.exposed} can have been sent")
         voids = _get_voids(frame, upto=accepted)
         document = _get_map(frame, "state")
         version = _get_count(frame, "version")
@@ -952,7 +951,6 @@ class SessionMachine:
         self._next = first + len(updates)
         self._frames.append((first, self._next - 1))
         self._sent_max = max(self._sent_max, self._next - 1)
-        self._sent_ever = max(self._sent_ever, self._sent_max)
         return size_bytes
 
     def _make_update(self, seq: int, payload: bytes) -> tuple[dict[str, Any], int]:

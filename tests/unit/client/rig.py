@@ -43,6 +43,11 @@ class SlowJournal(MemoryJournal):
     def moved_at(self) -> int | None:
         return self.moved
 
+    @property
+    def payloads(self) -> list[bytes]:
+        """All that is held; unlike `list_after`, without counting as exposed."""
+        return list(self._entries.payloads.values())
+
     def sync_now(self) -> None:
         self._at_rest = self.made
 
@@ -51,18 +56,24 @@ class SlowJournal(MemoryJournal):
         self.moved = None
         return super().reset(device, keep_after)
 
-    def power_cut(self) -> list[bytes]:
-        """Answers the updates that are gone. A reset that was not synced would need the old file; it is kept here."""
-        kept = max(self._at_rest, self.saved)
-        gone = [payload for _, payload in self.list_after(kept, 1_000)]
+    def power_cut(self, lied: int = 0) -> list[bytes]:
+        """Answers the updates that are gone, with so many of those that the disk had called synced."""
+        kept = max(self._at_rest - lied, self.saved)
+        gone = [payload for seq, payload in self._entries.payloads.items() if seq > kept]
         self._entries.drop_after(kept)
         self._at_rest = kept
         return gone
 
+    def open_again(self) -> None:
+        """What is there when a process starts may have been sent by the one before."""
+        self._entries.exposed = self.made if self.moved is None else self.moved
+
 
 class Rig:
     def __init__(self, *, journal: SlowJournal | None = None, seed: int = 1, **more: Any) -> None:
+        """`journal`: one that an earlier process has left."""
         self.journal = journal or SlowJournal()
+        self.journal.open_again()
         self.random = Random(seed)
         self.machine = SessionMachine(self.journal, "wylding-woods", random=self.random, client="rig", **more)
         self.now_ms = 1_000_000
@@ -70,6 +81,7 @@ class Rig:
         self.sent: list[dict[str, Any]] = []
         self.resets = 0
         self.renumbered: list[dict[int, int]] = []
+        self.handed_over: list[bytes] = []  # what a reset left to the server
         self.wants_sync = False
 
     # --- what happens to it -----------------------------------------------------------------------------------------
@@ -85,7 +97,9 @@ class Rig:
                     self.journal.forget(seq)
                 case ResetStream(keep_after, _):
                     self.resets += 1
+                    before = self.journal.payloads
                     self.renumbered.append(self.journal.reset(f"phone-{self.resets}", keep_after))
+                    self.handed_over += [payload for payload in before if payload not in self.journal.payloads]
                 case DropJournal():
                     self.journal.reset("nobody", self.journal.made)
                 case SyncJournal():

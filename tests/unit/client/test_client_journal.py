@@ -106,6 +106,22 @@ async def test_reset_numbers_what_is_left_from_one(journal: Journal) -> None:
     assert await make(journal, b"e") == [3]
 
 
+async def test_what_was_never_listed_cannot_have_left_the_device(tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    journal = await fill(path, 4)
+    assert journal.exposed == 0
+    journal.list_after(1, 2)
+    assert journal.exposed == 3
+    await journal.close()
+    again = open_journal(path)
+    assert again.exposed == 4, "an earlier process may have sent all of it"
+    again.append(b"new")
+    assert again.exposed == 4
+    again.reset("other", keep_after=4)
+    assert again.exposed == 0
+    await again.close()
+
+
 async def test_file_is_the_same_after_opening_again(tmp_path: Path) -> None:
     path = tmp_path / "journal"
     first = await fill(path, 5)

@@ -70,6 +70,7 @@ def test_nothing_but_hello_is_said_before_welcome() -> None:
 def test_welcome_sends_what_lies_above_accepted_and_forgets_what_is_saved() -> None:
     rig = Rig()
     rig.make(10)
+    rig.journal.open_again()
     rig.connect()
     rig.hear(make_welcome(accepted=6, saved=4, state={"a": 1}, version=9))
     assert rig.take_seqs() == [7, 8, 9, 10]
@@ -672,6 +673,35 @@ def test_device_that_forgot_keeps_what_cannot_have_been_sent() -> None:
     assert rig.renumbered == [{3: 1}]
     rig.hear(make_welcome())
     assert [update["event"]["data"]["n"] for update in list_updates(rig.take_sent())] == [3]
+
+
+def test_device_that_forgot_and_made_more_than_it_forgot_notices_by_itself() -> None:
+    """
+    The disk lost 3 and 4, which the server has, and four new ones took their numbers before the first hello. The server
+    sees nothing wrong: it knows 4, the device has made 6. Believing it would lose the new 3 and 4.
+    """
+    rig = Rig()
+    rig.make(2)
+    rig = Rig(journal=rig.journal)
+    rig.make(4)
+    rig.connect()
+    rig.take_sent()
+    rig.hear(make_welcome(accepted=4))
+    assert rig.renumbered == [{3: 1, 4: 2, 5: 3, 6: 4}]
+    assert rig.took(Hangup) == [Hangup(1000)]
+    assert rig.take_sent() == []
+    rig.lose(1000)
+    hello = rig.connect()
+    assert (hello["device"], hello["made"], "resume" in hello) == ("phone-1", 4, False)
+    rig.hear(make_welcome())
+    assert [update["event"]["data"]["n"] for update in list_updates(rig.take_sent())] == [3, 4, 5, 6]
+
+
+def test_resync_beyond_what_can_have_been_sent_ends_the_connection() -> None:
+    rig = Rig()
+    rig.play(window=2, made=5)
+    rig.hear({"t": "resync", "reason": "x", "seq": {"accepted": 3, "saved": 0}, "state": {}, "version": 1})
+    assert rig.aborted
 
 
 def test_voids_of_the_old_stream_are_forgotten_with_it() -> None:
