@@ -395,7 +395,7 @@ async def _erase_at(rig: Rig, step: str) -> float:
         client.drop_connection()
 
         async def is_sent_away() -> bool:
-            return client.stop_code == CloseCode.ERASED
+            return client.stop_code == CloseCode.PLAYER_DELETED
 
         await wait_until(f"the phone is told to stay away (after {step})", is_sent_away, 20)
         await rig.wait_nothing_pending(20)

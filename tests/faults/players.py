@@ -228,7 +228,7 @@ class Recovery:
     in_flight: int
     """Updates made and not saved when it was injected."""
     updates: int
-    """Updates made from its injection until the last waiting one was saved."""
+    """Those, and what was made from then until the first was saved after it."""
     first_ack_ms: float | None
     last_ack_ms: float | None
     first_saved_ms: float | None
@@ -250,11 +250,10 @@ class Timeline:
         waiting = self._steps[start:at_heal]
         acks = [step.accepted_ms for step in waiting if step.accepted_ms is not None and step.accepted_ms > healed_ms]
         saves = [step.saved_ms for step in waiting if step.saved_ms is not None and step.saved_ms > healed_ms]
-        until = max([healed_ms, *saves])
-        made = bisect.bisect_right(self._made, until) - at_injection
+        made = bisect.bisect_right(self._made, min(saves, default=healed_ms)) - at_injection
         return Recovery(
             in_flight=in_flight,
-            updates=made,
+            updates=in_flight + made,
             first_ack_ms=min(acks) - healed_ms if acks else None,
             last_ack_ms=max(acks) - healed_ms if acks else None,
             first_saved_ms=min(saves) - healed_ms if saves else None,
