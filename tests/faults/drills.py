@@ -466,7 +466,7 @@ async def run_drills(names: list[str], say: Callable[[str], None]) -> dict[str, 
     for name in names:
         began = time.monotonic()
         try:
-            async with asyncio.timeout(400):
+            async with asyncio.timeout(600):
                 results[name] = await DRILLS[name]()
             say(f"drill {name}: ok in {time.monotonic() - began:.0f} s: {results[name]}")
         except (AssertionError, TimeoutError, LookupError) as failed:
