@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -12,8 +13,14 @@ from tests.servers import Servers, run_servers
 
 # What a developer has set for the servers they work with must not reach a test: tests empty what they are given.
 for name in list(os.environ):
+    if name in ("WAYHOLD_SEED", "WAYHOLD_SCHEDULES") or name.startswith("WAYHOLD_TEST_"):
+        continue  # these are for tests
     if name.startswith("WAYHOLD_") or name in ("REDIS_URL", "DATABASE_URL", "PROMETHEUS_MULTIPROC_DIR"):
         del os.environ[name]
+
+# A shell that runs this in the background lets it ignore SIGINT, and so would every process that a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long one example takes says more about the machine than about us. A failure prints how to run it again.
 settings.register_profile("wayhold", deadline=None, print_blob=True)

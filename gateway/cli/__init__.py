@@ -39,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        return _main(list(arguments))
+        code = _main(list(arguments))
+        # Here and not at the end of the process: there a reader that has gone away is a complaint without a handler.
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         # `dev` is ended by Ctrl-C and by nothing else, so even one that came before it listened is no failure.
         return 0 if arguments[:1] == ["dev"] else INTERRUPTED
