@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 
 class Gate:
@@ -48,7 +48,9 @@ class Gate:
                 self._free += 1
                 self._wake()
             else:
-                waiters.remove(turn)
+                # It may have been passed over already, between its cancellation and this line.
+                with suppress(ValueError):
+                    waiters.remove(turn)
             raise
 
     def _wake(self) -> None:
