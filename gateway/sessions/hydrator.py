@@ -80,12 +80,15 @@ class Hydrator:
         async with self._gate.hold(is_live=False):
             await self._cold.check_not_erased(user_id, device, token_issued_at)
 
-    async def install_device(self, key: ProgressKey, row_id: str, device: str, *, is_live: bool = False) -> None:
+    async def install_device(self, key: ProgressKey, device: str, *, is_live: bool = False) -> None:
         """
-        Load a stream that a hot copy does not know. Whoever asked looks again, so what it answers does not matter.
+        Load a stream that a hot copy does not know. Whoever asked looks again, so what it answers does not matter. The
+        copy is looked at before the read: what it took from Postgres since then the read may not have seen.
         """
-        seq, read_started_ms = await self.find_device_seq(row_id, device, is_live=is_live)
-        await self._hot.install_device(key, device, seq, read_started_ms)
+        seen = await self._hot.find_progress(key)
+        if seen is not None:
+            seq, read_started_ms = await self.find_device_seq(seen.row_id, device, is_live=is_live)
+            await self._hot.install_device(key, device, seq, seen, read_started_ms)
 
     async def close(self) -> None:
         for flight in list(self._flights.values()):

@@ -251,9 +251,7 @@ class _Opening:
         claims = self.who.claims
         if claims is not None:
             await self.node.hydrator.check_not_erased(self.key.user_id, self.hello.device, claims.issued_at)
-        progress = await self.node.hot.find_progress(self.key)
-        if progress is not None:
-            await self.node.hydrator.install_device(self.key, progress.row_id, self.hello.device)
+        await self.node.hydrator.install_device(self.key, self.hello.device)
 
     # ── agreeing about the stream ───────────────────────────────────────────────────────────────────────────────────
 

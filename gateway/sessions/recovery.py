@@ -103,7 +103,7 @@ async def rebuild(connection: Connection) -> HotProgress:
                 # Another session holds the player, with a lower number: an old Redis came back. A hello sorts it out.
                 raise Goodbye(CloseCode.SESSION_ENDED)
             case Outcome.NO_DEVICE:
-                await node.hydrator.install_device(connection.key, cold.row_id, connection.device, is_live=True)
+                await node.hydrator.install_device(connection.key, connection.device, is_live=True)
             case _:
                 pass  # gone again: look again
     raise Goodbye(CloseCode.UNAVAILABLE)

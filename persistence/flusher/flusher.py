@@ -22,7 +22,7 @@ from typing import Any
 
 import asyncpg
 
-from persistence.cold.connect import POSTGRES_ERRORS, UNAVAILABLE_ERRORS, is_broken, open_connection
+from persistence.cold.connect import POSTGRES_ERRORS, UNAVAILABLE_ERRORS, is_broken, is_refused, open_connection
 from persistence.cold.migrate import ensure_event_partitions
 from persistence.errors import PersistenceError, StoreUnavailable
 from persistence.flusher.plan import Copy, parse_snapshot
@@ -216,7 +216,9 @@ class Flusher:
                 await connection.execute("SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '5s'")
                 # Snapshots are taken inside the transaction and die with it: an old one must never be written later.
                 while taken < len(claimed) and entries < self._bounds.entries_max and size < self._bounds.bytes_max:
-                    step = claimed[taken : taken + SNAPSHOT_STEP]
+                    step = await self._next_step(claimed[taken : taken + SNAPSHOT_STEP], entries, size)
+                    if not step:
+                        break
                     taken += len(step)
                     found = {snapshot.key: snapshot for snapshot in await self._hot.snapshot(step)}
                     for key in step:
@@ -240,6 +242,18 @@ class Flusher:
             for snapshot, fault in unreadable:
                 await self._quarantine(snapshot.key, snapshot.hash[b"copy"].decode(), f"unreadable: {fault!r}")
         return claimed[taken:]
+
+    async def _next_step(self, progress: list[ProgressKey], entries: int, size: int) -> list[ProgressKey]:
+        """Those among the next that still fit beside what was taken; a first one is always taken, however large."""
+        fitting = 0
+        for more_entries, more_bytes in await self._hot.list_pending_sizes(progress):
+            is_first = not entries and not fitting
+            entries += more_entries
+            size += more_bytes
+            if (entries > self._bounds.entries_max or size > self._bounds.bytes_max) and not is_first:
+                break
+            fitting += 1
+        return progress[:fitting]
 
     async def _settle(self, report: WriteReport, absent: list[ProgressKey], duration_s: float, copies: int) -> None:
         """
@@ -381,7 +395,10 @@ class Flusher:
         except asyncpg.PostgresError as error:
             if is_broken(error):
                 raise StoreUnavailable("postgres", "ensure_event_partitions", error) from error
-            raise
+            if not is_refused(error):
+                raise
+            # Events of a month lie in the default partition already (somebody's clock was wrong): so will the others.
+            log.error("a partition of events cannot be made", extra={"error": str(error)})
         self._partitions_checked = time.monotonic()
 
 

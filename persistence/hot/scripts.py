@@ -21,6 +21,7 @@ NAMES = (
     "settle",
     "discard_if_diverged",
     "discard_if_base",
+    "forget",
     "quarantine",
     "release_quarantine",
     "make_due",

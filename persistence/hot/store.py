@@ -345,15 +345,17 @@ class HotStore:
         outcome, thrown = await self._run("install", [progress, pending, dirty, fence], [packed])
         return outcome >= 0, thrown
 
-    async def install_device(self, key: ProgressKey, device: str, seq: int, read_started_ms: int) -> bool:
+    async def install_device(
+        self, key: ProgressKey, device: str, seq: int, seen: HotProgress, read_started_ms: int
+    ) -> bool:
         """
-        Load how far a stream got in Postgres, if the copy does not know it. False: no copy is there, or the read is
-        too old.
+        Load how far a stream got in Postgres, if the copy does not know it. `seen` is the copy as it was before the
+        read. False: another copy or base is there by now, or none, or the read is too old; look and read again.
         """
         reply = await self._run(
             "install_device",
             [self._keys.progress(key)],
-            [DEVICES_MAX, device, seq, read_started_ms, READ_AGE_MAX_MS],
+            [DEVICES_MAX, seen.copy, seen.base_version, device, seq, read_started_ms, READ_AGE_MAX_MS],
         )
         return bool(reply == 1)
 
@@ -402,6 +404,23 @@ class HotStore:
         keys = [self._keys.dirty((first_partition + i) % count) for i in range(count)]
         members = await self._run("claim_due", keys, [round(lease_s * 1000), progress_max, round(ahead_s * 1000)])
         return [ProgressKey.of_member(member.decode()) for member in members]
+
+    async def list_pending_sizes(self, claimed: Sequence[ProgressKey]) -> list[tuple[int, int]]:
+        """How much each progress has pending: (entries, bytes); (0, 0) without a hot copy."""
+
+        async def ask() -> list[list[bytes | None]]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for key in claimed:
+                    pipeline.hmget(self._keys.progress(key), "version", "base_version", "offset", "base_offset")
+                answered: list[list[bytes | None]] = await pipeline.execute()
+                return answered
+
+        found = await self._call("list_pending_sizes", ask) if claimed else []
+        sizes = []
+        for version, base_version, offset, base_offset in found:
+            entries = int(version or 0) - int(base_version or 0)
+            sizes.append((entries, int(offset or 0) - int(base_offset or 0)))
+        return sizes
 
     async def snapshot(self, claimed: Sequence[ProgressKey]) -> list[Snapshot]:
         """Read progress, each whole at its own instant; those without a hot copy are left out."""
@@ -470,8 +489,9 @@ class HotStore:
         return thrown == 1, entries
 
     async def forget(self, key: ProgressKey) -> None:
-        """Take a progress without a hot copy out of `dirty`."""
-        await self._call("forget", lambda: self._client.zrem(self._keys.of_group(key)[3], key.member))
+        """Take a progress out of `dirty`, unless it has a hot copy again."""
+        _, progress, _, dirty, _ = self._keys.of_group(key)
+        await self._run("forget", [progress, dirty], [key.member])
 
     async def quarantine(self, key: ProgressKey, copy: str, reason: str) -> bool:
         """Put a progress aside that Postgres refuses; False when another copy is there by now."""
@@ -564,10 +584,13 @@ class HotStore:
         removed, devices = await self._run("purge_player", keys, [user_id, fence_ahead_s, FENCE_S])
 
         async def purge_indexes() -> None:
+            forget = self._scripts["forget"]
             async with self._client.pipeline(transaction=False) as pipeline:
                 for experience in experiences:
-                    member = ProgressKey(user_id, experience).member
-                    pipeline.zrem(self._keys.dirty(self._keys.partition(user_id)), member)
+                    key = ProgressKey(user_id, experience)
+                    member = key.member
+                    _, progress, _, dirty, _ = self._keys.of_group(key)
+                    await forget(keys=[progress, dirty], args=[member], client=pipeline)
                     pipeline.zrem(self._keys.quarantined(self._keys.partition(user_id)), member)
                     pipeline.zrem(active_players_key(experience), user_id)
                 pipeline.publish(ERASED_CHANNEL, user_id)

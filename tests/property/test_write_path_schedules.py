@@ -104,7 +104,7 @@ class World:
         if d.player.device not in progress.accepted:
             started_ms = await self.stores.hot.time_ms()
             seq = await self.stores.cold.find_device_seq(progress.row_id, d.player.device)
-            await self.stores.hot.install_device(self.key, d.player.device, seq, started_ms)
+            await self.stores.hot.install_device(self.key, d.player.device, seq, progress, started_ms)
             return None
         accepted = progress.accepted[d.player.device]
         if d.saved > accepted or accepted > d.made:

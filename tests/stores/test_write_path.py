@@ -448,7 +448,9 @@ async def test_ever_new_devices_do_not_make_a_hot_copy_grow(stores: Stores) -> N
     await player.send(player.make(WAYPOINT))
     for number in range(100):
         device = f"device-{number}"
-        assert await stores.hot.install_device(player.key, device, number, await stores.hot.time_ms())
+        seen = await stores.hot.find_progress(player.key)
+        assert seen is not None
+        assert await stores.hot.install_device(player.key, device, number, seen, await stores.hot.time_ms())
     progress = await stores.hot.find_progress(player.key)
     assert progress is not None and len(progress.accepted) <= 33
     assert progress.accepted["phone"] == 1 and progress.accepted["device-99"] == 99

@@ -11,7 +11,7 @@ KEYS
 ARGV
   user_id           the player as a member of `expiry`
   session_id        the session that is to end
-  connection        a leave: only while this number holds the session; -1 checks nothing
+  connection        a leave: only while no higher number holds the session; -1 checks nothing
   last_activity_ms  an expiry: only if it was not used since; -1 checks nothing
   expiry_ms         how long a session lives unused
   entry_id          the entry that ends it …
@@ -42,7 +42,7 @@ if not held[1] then
   return {SESSION_ENDED}
 end
 if held[1] ~= session_id then return {SESSION_ENDED} end
-if connection >= 0 and tonumber(held[2]) ~= connection then return {FENCED} end
+if connection >= 0 and tonumber(held[2]) > connection then return {FENCED} end
 if last_activity_ms >= 0 and tonumber(held[3]) ~= last_activity_ms then
   redis.call('ZREM', expiry, user_id)
   redis.call('ZADD', expiry, integer(tonumber(held[3]) + expiry_ms), user_id)
@@ -55,6 +55,7 @@ local version = tonumber(hot[2]) + 1
 local offset = tonumber(hot[4]) + #body + ENTRY_OVERHEAD_BYTES
 redis.call('ZREM', expiry, user_id)
 redis.call('DEL', session)
+redis.call('PERSIST', progress)
 redis.call('RPUSH', pending, integer(version) .. ' ' .. entry_id .. ' ' .. integer(offset) .. ' ' .. integer(now_ms) .. ' 0 ' .. body)
 redis.call('HSET', progress, 'version', integer(version), 'offset', integer(offset))
 if version - 1 == tonumber(hot[3]) then redis.call('HSET', progress, 'dirty_since', integer(now_ms)) end

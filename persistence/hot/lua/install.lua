@@ -46,8 +46,11 @@ if there[1] then
     if entry then id = string.match(entry, '^%d+ (%x+) ') end
   end
   if version < base_version or id == last_entry then
-    redis.call('HSETNX', progress, 'accepted:' .. device, integer(device_seq))
-    redis.call('HSETNX', progress, 'saved:' .. device, integer(device_seq))
+    -- A copy that is further than the read may be behind writes of this stream that the read did not see.
+    if version >= base_version then
+      redis.call('HSETNX', progress, 'accepted:' .. device, integer(device_seq))
+      redis.call('HSETNX', progress, 'saved:' .. device, integer(device_seq))
+    end
     return {0, 0}
   end
   outcome, thrown = 2, redis.call('LLEN', pending)

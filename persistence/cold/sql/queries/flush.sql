@@ -71,13 +71,14 @@ WHERE f.id = u.id;
 
 -- name: add_achievements
 -- A union: an achievement counts once, however often and in how many experiences it was unlocked. Bounded: past 10,000
--- a profile gains no more, the event is kept all the same.
+-- a profile gains no more and loses none, the event is kept all the same.
 UPDATE player_profiles f SET
     stats = jsonb_set(
         f.stats, '{achievements}',
         (SELECT jsonb_agg(DISTINCT a ORDER BY a)
-         FROM (SELECT jsonb_array_elements_text(COALESCE(f.stats -> 'achievements', '[]')) AS a
-               UNION SELECT jsonb_array_elements_text(u.achievements) LIMIT 10000) AS every)
+         FROM (SELECT a FROM (SELECT jsonb_array_elements_text(COALESCE(f.stats -> 'achievements', '[]')) AS a, 0 AS is_new
+                              UNION ALL SELECT jsonb_array_elements_text(u.achievements), 1) AS every
+               GROUP BY a ORDER BY min(is_new), a LIMIT 10000) AS kept)
     ),
     updated_at = now()
 FROM unnest($1::uuid[], $2::jsonb[]) AS u (id, achievements)
