@@ -94,6 +94,7 @@ class Connection:
         "is_ready",
         "key",
         "leave_saved",
+        "leave_seq",
         "leave_version",
         "node",
         "number",
@@ -148,6 +149,7 @@ class Connection:
         self.pings: list[int] = _NO_PINGS  # `at` of those not yet answered
         self.wants_leave = False
         self.leave_version = 0
+        self.leave_seq = 0  # the highest seq that a `left` with saved true speaks of
         self.leave_saved: asyncio.Future[None] | None = None
         self.queries = 0
 

@@ -118,6 +118,8 @@ def _leave(connection: Connection, leave: Leave) -> None:
     if not _is_in_session(connection) or connection.wants_leave:
         return
     connection.wants_leave = True
+    # What it has handed over by now; a copy that is rebuilt may know less.
+    connection.leave_seq = max(connection.told, connection.expected - 1)
     if connection.phase is Phase.PLAYING and not connection.queue and not connection.in_flight:
         connection.node.start_leave(connection)
 

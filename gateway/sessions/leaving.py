@@ -1,8 +1,9 @@
 """
 Leave: end the session, wait until Postgres has everything, say `left`.
 
-Promise: `left` with saved true means that a flush has committed the end of the session and all before it. When that
-takes too long the client hears false and may go: what was accepted is kept in Redis and flushed without it.
+Promise: `left` with saved true means that a flush has committed the end of the session and every update that this
+connection handed over: the client may drop its journal. When that takes too long, or the store has forgotten some of
+them, the client hears false and may go: what was accepted is kept in Redis and flushed without it.
 """
 
 from __future__ import annotations
@@ -111,5 +112,7 @@ async def _wait_until_saved(connection: Connection, version: int, deadline: floa
             continue
         if progress is None:
             return False  # the copy went away before it was saved, or long after: we cannot tell
-        if progress.base_version >= version:
+        if progress.accepted.get(connection.device, 0) < connection.leave_seq:
+            return False  # the store forgot some of it: it is in the journal, for the next hello
+        if progress.base_version >= version and progress.saved.get(connection.device, 0) >= connection.leave_seq:
             return True

@@ -266,8 +266,10 @@ class Node:
         if seq is not None and connection.phase in (Phase.PLAYING, Phase.RECOVERING, Phase.LEAVING):
             connection.tell_saved(seq)
         waiter = connection.leave_saved
-        if waiter is not None and not waiter.done() and notice.saved_version >= connection.leave_version:
-            waiter.set_result(None)
+        if waiter is not None and not waiter.done():
+            # The version alone could be of another copy, made since by others.
+            if notice.saved_version >= connection.leave_version and connection.saved_told >= connection.leave_seq:
+                waiter.set_result(None)
 
     async def _note_active_players(self) -> None:
         """
