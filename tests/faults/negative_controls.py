@@ -96,10 +96,18 @@ CONTROLS: tuple[Control, ...] = (
         "void entries",
         "schedules_with_faults",
         "never_at_rest lost duplicated state_mismatches",
+        # A rejected update uses up its number and leaves no entry.
         (
             APPLY,
             "        version = version + 1\n        taken = taken + 1\n",
-            "        if code == 0 then version = version + 1 end\n        taken = taken + 1\n",
+            "        if code == 0 then\n        version = version + 1\n        taken = taken + 1\n",
+        ),
+        (APPLY, "now, code) .. body\n", "now, code) .. body\n        end\n"),
+        (APPLY, "    if taken > 0 then\n      local n", "    if taken > 0 or #writes > 0 then\n      local n"),
+        (
+            APPLY,
+            "      call('RPUSH', pending, unpack(entries))\n",
+            "      if taken > 0 then call('RPUSH', pending, unpack(entries)) end\n",
         ),
     ),
     _control(
@@ -196,7 +204,7 @@ CONTROLS: tuple[Control, ...] = (
     _control(
         "journal sync before send",
         "power_cut_on_the_phone",
-        "lost",
+        "lost stream_resets",
         (
             "protocol/client/journal.py",
             "    @property\n    def synced(self) -> int:\n        return self._synced\n",
@@ -206,7 +214,7 @@ CONTROLS: tuple[Control, ...] = (
     _control(
         "journal not synced",
         "power_cut_on_the_phone",
-        "lost",
+        "lost stream_resets",
         (
             "protocol/client/journal.py",
             "        try:\n            disk.sync(handle)\n        except OSError as failed:\n            # After",

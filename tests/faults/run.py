@@ -140,6 +140,17 @@ class RunReport:
     kinds_min: int = 0
     updates_min: int = 0
     step_kills_min: int = 0
+    drills: dict[str, str | None] = field(default_factory=dict)
+    """What each drill found; None for one that failed."""
+    controls: dict[str, dict[str, int] | None] = field(default_factory=dict)
+    """What rose without each guard; None where nothing did."""
+
+    @property
+    def failed(self) -> list[str]:
+        """Drills that failed and guards whose absence nobody noticed."""
+        return [f"drill {name}" for name, found in self.drills.items() if found is None] + [
+            f"control {name}" for name, found in self.controls.items() if found is None
+        ]
 
     @property
     def rows(self) -> list[Row]:
@@ -173,7 +184,7 @@ class RunReport:
 
     @property
     def is_ok(self) -> bool:
-        return self.is_enough and not self.troubles and not any(self.findings.values())
+        return self.is_enough and not self.troubles and not self.failed and not any(self.findings.values())
 
     def add_audit(self, report: AuditReport) -> None:
         self.updates += report.offered
@@ -219,6 +230,12 @@ class RunReport:
             )
         lines += [f"  {detail}" for detail in self.details[:50]]
         lines += [f"  trouble: {trouble}" for trouble in self.troubles[:20]]
+        if self.drills:
+            lines.append(f"drills: {sum(found is not None for found in self.drills.values())} of {len(self.drills)} ok")
+        if self.controls:
+            caught = sum(found is not None for found in self.controls.values())
+            lines.append(f"negative controls: {caught} of {len(self.controls)} caught")
+        lines += [f"  failed: {name}" for name in self.failed]
         return lines
 
     def last_line(self) -> str:
@@ -242,6 +259,8 @@ class RunReport:
             "faults": [row.as_dict() for row in self.rows],
             "findings": self.details,
             "troubles": self.troubles,
+            "drills": self.drills,
+            "negative_controls": self.controls,
         }
 
 
