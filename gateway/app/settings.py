@@ -156,7 +156,7 @@ class Settings:
         has_flag=False,
     )
     jwt_secret_file: Path | None = _setting(
-        None, "File with that key; `dev` makes <data-dir>/jwt_secret. Kept out of the environment, so prefer it."
+        None, "File with the key of the players' tokens; `dev` makes <data-dir>/jwt_secret. Prefer it to the variable."
     )
     jwt_issuer: str | None = _setting(None, "Tokens must carry this `iss`; unset accepts any.")
     jwt_audience: str | None = _setting(None, "Tokens must carry this `aud`; unset accepts any.")
