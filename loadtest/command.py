@@ -1,15 +1,15 @@
 """
 Simulate many players through the real client, hurt the processes if asked, and audit what Postgres holds.
 
-Owns the course of a load test: start the players' processes, keep the clock, kill or freeze on time, wait until
-everything is saved, audit, report. The players make their updates when they are due, whether or not the gateway keeps
-up.
+The players make their updates when they are due, whether or not the gateway keeps up. At the end it waits until
+everything is saved, audits what Postgres holds, and reports.
 
-Promise: whatever happens, no player process is left behind and no Postgres stays frozen. The last line is the audit's
-verdict and the exit code says the same; without a verdict there is no `ok`.
-
-Not here: what a player does (storyline.py, player.py), what is wrong in Postgres (audit.py).
+Whatever happens, no player process is left behind and no Postgres stays frozen. The last line is the audit's verdict
+and the exit code says the same; without a verdict there is no `ok`.
 """
+
+# The text above is shown by --help. Here: starting the players' processes, the clock, kills and freezes on time,
+# waiting, the report. Not here: what a player does (storyline.py, player.py), what is wrong in Postgres (audit.py).
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """
 Walk one player along a track and show each step accepted, then saved.
 
-Owns the walk: which player, which journal, the live lines, and the look into Postgres at the end. The walk survives the
-death of gateway, flusher and Redis by itself, because the client does; it survives its own death, because the journal
-and the note beside it say where it was.
+The walk survives the death of gateway, flusher and Redis by itself, because the client does; it survives its own death,
+because the journal and the note beside it say where it was: the same command goes on.
 
-Promise: `ok` means that every step of the walk was called saved, and that Postgres (where it can be read) holds exactly
-these steps, in order, and the state they make.
-
-Not here: what the steps are (walk_plan.py), reconnecting and repeating (protocol.client).
+`ok` in the last line means that every step of the walk was called saved, and that Postgres (where it can be read) holds
+exactly these steps, in order, and the state they make.
 """
+
+# The text above is shown by --help. Here: which player, which journal, the live lines, and the look into Postgres at
+# the end. Not here: what the steps are (walk_plan.py), reconnecting and repeating (protocol.client).
 
 from __future__ import annotations
 

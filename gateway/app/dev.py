@@ -1,11 +1,12 @@
 """
 Start everything on this machine: servers, gateway and flusher, for development and demos.
 
-Owns the order: look at everything that could be wrong, then take the folder, then start servers, schema, our processes.
-Promise: whatever stops the start is one line, and nothing was changed before it. Ctrl-C stops cleanly and is a success.
-
-Not here: how processes are kept alive (`supervisor.py`), what the folder holds (`dev_folder.py`).
+It looks at everything that could be wrong, then takes the data folder, then starts servers, schema and processes.
+Whatever stops the start is one line, and nothing was changed before it. Ctrl-C stops cleanly and is a success.
 """
+
+# The text above is shown by --help. Not here: how processes are kept alive (supervisor.py), what the folder holds
+# (dev_folder.py).
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
 """
 Run one flusher (Redis to Postgres) in the foreground.
 
-The composition root of the flusher process: builds the stores and the flusher, listens to signals and to the
-supervisor's lifeline, publishes metrics. As `wayhold flusher` it looks at the servers first; under a supervisor
-(`python -m gateway.app.run_flusher --worker I`) that has been done.
+It needs REDIS_URL and DATABASE_URL, and looks at both servers first. `serve` and `dev` start flushers by themselves;
+this is for one more, on any machine that reaches both stores.
 
 SIGTERM: a final flush of everything pending, bounded by final_flush_s; what is left waits in Redis for the next start.
 """
+
+# The text above is shown by --help. This is the composition root of the flusher process: it builds the stores and the
+# flusher, listens to signals and to the supervisor's lifeline, publishes metrics. Under a supervisor (python -m
+# gateway.app.run_flusher --worker I) the servers have been looked at.
 
 from __future__ import annotations
 
