@@ -194,6 +194,7 @@ def _group(connection: Connection, count: int) -> UpdateGroup:
         del connection.queue[:count]
         connection.queue_bytes -= sum(len(update.body) for update in updates)
     connection.in_flight = count
+    connection.looked_at = connection.heard_at
     return UpdateGroup(
         connection.key,
         connection.session_id,

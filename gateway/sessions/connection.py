@@ -96,6 +96,7 @@ class Connection:
         "leave_saved",
         "leave_seq",
         "leave_version",
+        "looked_at",
         "node",
         "number",
         "phase",
@@ -160,6 +161,7 @@ class Connection:
         self.bad_frames = 0
         self.bad_since = now
         self.heard_at = now
+        self.looked_at = 0.0  # when it had last been heard as the store was last asked about it
         self.hello_due = now + node.rules.hello_timeout_s
         self.suspended_until = 0.0
         wire.schedule(self.hello_due)
@@ -202,6 +204,9 @@ class Connection:
                 self.end(CloseCode.TOKEN_EXPIRED)
                 return None
             due = min(due, self.token_due)
+        if self.phase is Phase.PLAYING and self.heard_at > self.looked_at:
+            # It speaks, but of nothing that the store was asked: its session must live on all the same.
+            self.node.committer.enqueue(self)
         # Looked at often enough that what is remembered of a dead socket goes soon.
         return min(due, now + silence_s)
 

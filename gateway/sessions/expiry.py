@@ -27,8 +27,6 @@ AT_ONCE = 4
 LOST_SWEEP_S = 60.0
 LOST_SESSIONS_MAX = 500
 LOST_PAGES_MAX = 40
-PATIENCE_S = 60.0
-"""A session that could not be ended for a reason that stays is left alone for this long."""
 
 log = get_logger("expiry")
 
@@ -38,7 +36,7 @@ class ExpirySweeper:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._later: dict[str, float] = {}
+        self._missing_since: dict[str, float] = {}
         self._lost_due = node.clock() + LOST_SWEEP_S * random.random()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -57,10 +55,7 @@ class ExpirySweeper:
 
     async def sweep(self) -> int:
         """End what is over; returns how many sessions this node ended."""
-        now = self._node.clock()
-        self._later = {user_id: until for user_id, until in self._later.items() if until > now}
-        found = await self._node.hot.list_expired_sessions(SWEEP_SESSIONS_MAX)
-        user_ids = [user_id for user_id in found if user_id not in self._later]
+        user_ids = await self._node.hot.list_expired_sessions(SWEEP_SESSIONS_MAX)
         ended = 0
         for first in range(0, len(user_ids), AT_ONCE):
             results = await asyncio.gather(
@@ -76,10 +71,15 @@ class ExpirySweeper:
         return ended
 
     async def sweep_lost(self) -> int:
-        """Close what Postgres takes for open although no such session is hot; returns how many."""
+        """
+        Close what Postgres takes for open although no such session is hot; returns how many. A session is closed only
+        when it has been missing for as long as a living connection needs to bring it back.
+        """
         node = self._node
         closed = 0
         after = None
+        now = node.clock()
+        known, self._missing_since = self._missing_since, {}
         for _ in range(LOST_PAGES_MAX):
             page = await node.cold.list_open_sessions(node.rules.session_expiry_s, LOST_SESSIONS_MAX, after)
             lost = []
@@ -87,7 +87,11 @@ class ExpirySweeper:
                 after = session_id
                 session = await node.hot.find_session(key.user_id)
                 if session is None or session.id != session_id:
-                    lost.append(session_id)
+                    since = known.get(session_id, now)
+                    if now - since >= node.rules.silence_s:
+                        lost.append(session_id)
+                    else:
+                        self._missing_since[session_id] = since
             if lost:
                 await node.cold.close_lost_sessions(lost)
                 log.warning("lost_sessions_closed", sessions=len(lost))
@@ -114,12 +118,12 @@ class ExpirySweeper:
             key = ProgressKey(user_id, session.experience)
             if await node.hydrator.hydrate(key, session.device) is None:
                 log.error("session_without_progress", progress=key.member, session=session.id)
-                self._later[user_id] = node.clock() + PATIENCE_S
-                return False
-            outcome = await self._end(session)
+                outcome = await self._end(session, is_rowless=True)
+            else:
+                outcome = await self._end(session)
         return outcome is Outcome.OK
 
-    async def _end(self, session: HotSession) -> Outcome:
+    async def _end(self, session: HotSession, *, is_rowless: bool = False) -> Outcome:
         node = self._node
         ended = await node.hot.end_session(
             EndSession(
@@ -128,6 +132,7 @@ class ExpirySweeper:
                 # It was over when it was last used, not when we noticed.
                 entry=end_entry(node.entry_ids, session, session.last_activity_ms, "expired"),
                 last_activity_ms=session.last_activity_ms,
+                is_rowless=is_rowless,
             )
         )
         return ended.outcome

@@ -266,10 +266,12 @@ class Node:
         if seq is not None and connection.phase in (Phase.PLAYING, Phase.RECOVERING, Phase.LEAVING):
             connection.tell_saved(seq)
         waiter = connection.leave_saved
-        if waiter is not None and not waiter.done():
-            # The version alone could be of another copy, made since by others.
-            if notice.saved_version >= connection.leave_version and connection.saved_told >= connection.leave_seq:
-                waiter.set_result(None)
+        # The version alone could be of another copy, made since by others.
+        is_all_saved = (
+            notice.saved_version >= connection.leave_version and connection.saved_told >= connection.leave_seq
+        )
+        if waiter is not None and not waiter.done() and is_all_saved:
+            waiter.set_result(None)
 
     async def _note_active_players(self) -> None:
         """
@@ -300,10 +302,6 @@ class Node:
                 self.health.note_redis(str(error), started)
             else:
                 self.health.note_redis(None)
-
-    def experiences(self) -> set[str]:
-        """Those that are played here now."""
-        return {connection.key.experience for connection in self.players.values()}
 
     def _service_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._stop.is_set():

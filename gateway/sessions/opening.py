@@ -192,11 +192,16 @@ class _Opening:
             session_id=session_id,
             started_ms=started_ms,
             claims=claims.to_json() if self.who.claims is not None or session is None else session.claims,
-            connection_min=resume.connection + 1 if resume is not None else 0,
+            connection_min=self._connection_min(),
             seen=(session.id, session.connection) if session is not None else None,
             start_entry=started,
             end_entry=ended,
         )
+
+    def _connection_min(self) -> int:
+        """Above every number that is known here: a Redis that forgot may have a clock that is behind the last one's."""
+        resume, here = self.who.resume, self.node.players.get(self.who.user_id)
+        return max(0 if resume is None else resume.connection + 1, 0 if here is None else here.number + 1)
 
     def _reason(self, session: HotSession | None) -> WelcomeReason:
         """Why the session that the client wanted is not the one it gets."""
@@ -214,7 +219,7 @@ class _Opening:
             return "expired"
         return "lost" if self.is_hydrated else "ended"
 
-    async def _end_elsewhere(self, session: HotSession) -> Outcome:
+    async def _end_elsewhere(self, session: HotSession, *, is_rowless: bool = False) -> Outcome:
         """One session is in one experience: end the other one."""
         resume = self.who.resume
         self.was_elsewhere = resume is not None and session.id == resume.session_id
@@ -223,6 +228,7 @@ class _Opening:
                 key=ProgressKey(session.user_id, session.experience),
                 session_id=session.id,
                 entry=end_entry(self.node.entry_ids, session, self.node.now_ms(), "switched"),
+                is_rowless=is_rowless,
             )
         )
         return ended.outcome
@@ -230,9 +236,10 @@ class _Opening:
     async def _hydrate_elsewhere(self, session: HotSession) -> None:
         key = ProgressKey(session.user_id, session.experience)
         if await self.node.hydrator.hydrate(key, session.device) is None:
-            # A session without a progress: Postgres lost it. Nothing can be written about its end.
+            # A session without a progress: Postgres lost it. Nothing can be written about its end, but it must not keep
+            # its player out for ever.
             log.error("session_without_progress", progress=key.member, session=session.id)
-            raise Goodbye(CloseCode.UNAVAILABLE, retry_after_ms())
+            await self._end_elsewhere(session, is_rowless=True)
 
     async def _hydrate(self) -> None:
         claims = self.who.claims

@@ -28,6 +28,11 @@ def active_players_key(experience: str) -> str:
 
 ACTIVE_PLAYERS_S = 1800
 
+ACTIVE_EXPERIENCES_KEY = "experiences:active"
+"""zset: experiences by their last activity, so that the players of all of them can be counted."""
+
+ACTIVE_EXPERIENCES_MAX = 1000
+
 ERASED_CHANNEL = "wayhold:erased"
 """Where an erase tells every gateway whose sockets to close."""
 

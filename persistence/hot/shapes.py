@@ -163,7 +163,8 @@ class SessionOpened:
 class EndSession:
     """
     End the session `session_id` of `key`. `last_activity_ms` guards an expiry (ACTIVE when it moved on),
-    `connection` guards a leave (FENCED when a higher number holds the session); None checks nothing.
+    `connection` guards a leave (FENCED when a higher number holds the session); None checks nothing. `is_rowless`:
+    Postgres was asked and has no such progress, so without a hot copy the session ends and nothing is written.
     """
 
     key: ProgressKey
@@ -171,6 +172,7 @@ class EndSession:
     entry: SessionEntry
     last_activity_ms: int | None = None
     connection: int | None = None
+    is_rowless: bool = False
 
 
 @dataclass(slots=True)

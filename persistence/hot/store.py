@@ -26,7 +26,15 @@ from persistence.cold.shapes import ColdProgress
 from persistence.errors import StoreFull, StoreUnavailable
 from persistence.hot import scripts
 from persistence.hot.flat_ops import FieldList
-from persistence.hot.keys import ACTIVE_PLAYERS_S, ERASED_CHANNEL, HotKeys, active_players_key, notices_channel
+from persistence.hot.keys import (
+    ACTIVE_EXPERIENCES_KEY,
+    ACTIVE_EXPERIENCES_MAX,
+    ACTIVE_PLAYERS_S,
+    ERASED_CHANNEL,
+    HotKeys,
+    active_players_key,
+    notices_channel,
+)
 from persistence.hot.shapes import (
     EndSession,
     ErasedNotice,
@@ -287,6 +295,7 @@ class HotStore:
                 request.entry.entry_id,
                 request.entry.body,
                 request.key.member,
+                int(request.is_rowless),
             ],
         )
         return SessionEnd(Outcome(reply[0]), reply[1] if len(reply) > 1 else 0)
@@ -378,6 +387,8 @@ class HotStore:
                     if user_ids:
                         pipeline.zadd(key, dict.fromkeys(user_ids, now_s))
                     pipeline.expire(key, ACTIVE_PLAYERS_S)
+                    pipeline.zadd(ACTIVE_EXPERIENCES_KEY, {experience: now_s})
+                pipeline.expire(ACTIVE_EXPERIENCES_KEY, ACTIVE_PLAYERS_S)
                 await pipeline.execute()
 
         await self._call("note_active_players", note)
@@ -389,6 +400,21 @@ class HotStore:
             "count_active_players", lambda: self._client.zcount(key, now_s - ACTIVE_PLAYERS_S, "+inf")
         )
         return count
+
+    async def count_all_active_players(self) -> int:
+        """Over every experience that was played in the last `ACTIVE_PLAYERS_S`, on any node."""
+        since_s = await self.time_ms() / 1000 - ACTIVE_PLAYERS_S
+
+        async def ask() -> list[bytes]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.zremrangebyscore(ACTIVE_EXPERIENCES_KEY, "-inf", since_s)
+                pipeline.zrange(ACTIVE_EXPERIENCES_KEY, 0, ACTIVE_EXPERIENCES_MAX)
+                answered = await pipeline.execute()
+                experiences: list[bytes] = answered[1]
+                return experiences
+
+        experiences = await self._call("count_all_active_players", ask)
+        return sum([await self.count_active_players(experience.decode()) for experience in experiences])
 
     # --- flushing --------------------------------------------------------------------------------------------------
 

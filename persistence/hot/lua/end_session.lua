@@ -17,13 +17,14 @@ ARGV
   entry_id          the entry that ends it …
   body              … as protocol.entry makes it
   member            this progress in `dirty`
+  is_rowless        1: Postgres has no such progress, so the session ends without an entry if there is no copy either
 RETURNS
-  {0, version}   ended; the end is in Postgres once this version is
+  {0, version}   ended; the end is in Postgres once this version is (0: nothing is to be saved)
   {2} no hot copy of the progress: hydrate first · {5} a higher connection · {6} no such session · {11} used since
 ]]
 local session, progress, pending, dirty, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local user_id, session_id, connection, last_activity_ms = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local expiry_ms, entry_id, body, member = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8]
+local expiry_ms, entry_id, body, member, is_rowless = tonumber(ARGV[5]), ARGV[6], ARGV[7], ARGV[8], ARGV[9] == '1'
 
 local OK, MISSING, FENCED, SESSION_ENDED, ACTIVE = 0, 2, 5, 6, 11
 local ENTRY_OVERHEAD_BYTES = 112
@@ -49,7 +50,12 @@ if last_activity_ms >= 0 and tonumber(held[3]) ~= last_activity_ms then
   return {ACTIVE}
 end
 local hot = redis.call('HMGET', progress, 'copy', 'version', 'base_version', 'offset', 'quarantine')
-if not hot[1] then return {MISSING} end
+if not hot[1] then
+  if not is_rowless then return {MISSING} end
+  redis.call('ZREM', expiry, user_id)
+  redis.call('DEL', session)
+  return {OK, 0}
+end
 
 local version = tonumber(hot[2]) + 1
 local offset = tonumber(hot[4]) + #body + ENTRY_OVERHEAD_BYTES

@@ -26,6 +26,7 @@ class Player:
         self.session_id, self.number, self.copy, self.device, self.told = "s", 1, "c", name, 0
         self.queue: list[HotUpdate] = []
         self.queue_bytes = self.in_flight = 0
+        self.heard_at = self.looked_at = 0.0
         self.is_durable = self.is_ready = False
         self.verdicts: list[GroupVerdict] = []
         self.faults: list[str] = []
