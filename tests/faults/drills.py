@@ -36,6 +36,7 @@ from persistence.flusher.flusher import STEPS, FlushBounds
 from persistence.progress_key import ProgressKey
 from protocol.client.player_client import PlayerClient
 from protocol.closes import CloseCode
+from tests.faults.disk_full import disk_full
 from tests.faults.kinds import Scene, StaleReplicaPromoted, ValkeyEmptied, database, valkey
 from tests.faults.players import Crowd, PlayerProcesses
 from tests.faults.rig import Rig, RigPlan, run_rig
@@ -457,6 +458,7 @@ DRILLS: dict[str, Callable[[], Awaitable[str]]] = {
     "erase_everywhere": erase_everywhere,
     "poison": poison,
     "valkey_full": valkey_full,
+    "disk_full": disk_full,
 }
 
 
