@@ -442,12 +442,12 @@ def welcome(
 ) -> dict[str, Any]:
     frame: dict[str, Any] = {
         "t": "welcome",
-        "session": {"id": session_id, "token": session_token, "expires_s": expires_s},
+        "session": {"id": session_id, "token": session_token, "expires_s": whole_s(expires_s)},
         "resumed": resumed,
         "seq": {"accepted": accepted, "saved": saved},
         "state": state,
         "version": version,
-        "heartbeat_s": heartbeat_s,
+        "heartbeat_s": whole_s(heartbeat_s),
         "window": window,
         "limits": dict(limits),
         "server_time": server_time,
@@ -543,11 +543,16 @@ def left(saved: bool) -> dict[str, Any]:
 
 
 def refreshed(expires_s: float) -> dict[str, Any]:
-    return {"t": "refreshed", "expires_s": expires_s}
+    return {"t": "refreshed", "expires_s": whole_s(expires_s)}
 
 
 def suspended(expires_s: float) -> dict[str, Any]:
-    return {"t": "suspended", "expires_s": expires_s}
+    return {"t": "suspended", "expires_s": whole_s(expires_s)}
+
+
+def whole_s(seconds: float) -> int | float:
+    """Seconds as a client likes to read them: whole ones without a fraction, others to the millisecond."""
+    return round(seconds) if seconds == round(seconds) or seconds > 60 else round(seconds, 3)
 
 
 def _with_voids(frame: dict[str, Any], voids: Iterable[Void]) -> dict[str, Any]:

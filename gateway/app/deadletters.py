@@ -49,11 +49,11 @@ def run(args: argparse.Namespace) -> int:
             return asyncio.run(_release(settings, key))
         case "replay":
             if bool(args.what) == args.all:
-                raise SettingsError("which letters?", "give their ids, or --all")
+                raise SettingsError("no letters were named", "give their ids, or --all")
             return asyncio.run(_replay(settings, [_uuid(text) for text in args.what], args.json))
         case _:
             if not args.what:
-                raise SettingsError("which letters?", "give their ids")
+                raise SettingsError("no letters were named", "give their ids")
             return asyncio.run(_drop(settings, [_uuid(text) for text in args.what]))
 
 

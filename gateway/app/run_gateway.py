@@ -210,12 +210,10 @@ async def _watch_postgres(node: Node, ended: asyncio.Event) -> None:
 
 
 async def _count_active_players(node: Node, ended: asyncio.Event) -> None:
-    """The gauge of active players, over all nodes, for the experiences that were played here."""
-    experiences: set[str] = set()
+    """The gauge of active players, over all nodes and experiences: every node tells the same number."""
     while not ended.is_set():
-        experiences |= node.experiences()
         try:
-            node.tally.active_players = sum([await node.hot.count_active_players(name) for name in experiences])
+            node.tally.active_players = await node.hot.count_all_active_players()
         except Exception as error:
             if not isinstance(error, PersistenceError):
                 log.error("active_players_look_failed", exc_info=True)

@@ -157,6 +157,8 @@ def _metavar(setting: Setting) -> str:
     if setting.choices:
         return "|".join(setting.choices)
     unit = setting.name.rpartition("_")[2].upper()
+    if setting.name.endswith("_per_s"):
+        return "N"
     if unit in ("S", "HOST", "PORT", "URL", "BYTES"):
         return unit
     return {int: "N", float: "N", Path: "PATH"}.get(setting.kind, "TEXT")

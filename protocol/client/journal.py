@@ -54,7 +54,19 @@ class JournalForeign(Exception):
         self.path = path
         self.found = found
         self.wanted = wanted
-        super().__init__(f"journal {path} belongs to {found}, not to {wanted}")
+        super().__init__(
+            f"journal {path} belongs to {_differing(found, wanted)}, not to {_differing(wanted, found)}; "
+            "give that one, or another file"
+        )
+
+
+def _differing(one: object, other: object) -> str:
+    """What of `one` is not that of `other`, in words."""
+    if not isinstance(one, StreamIdentity) or not isinstance(other, StreamIdentity):
+        return str(one)
+    return ", ".join(
+        f"{name} {value}" for name, value, wanted in zip(one._fields, one, other, strict=True) if value != wanted
+    )
 
 
 class JournalDamaged(Exception):

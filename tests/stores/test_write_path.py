@@ -454,3 +454,10 @@ async def test_ever_new_devices_do_not_make_a_hot_copy_grow(stores: Stores) -> N
     progress = await stores.hot.find_progress(player.key)
     assert progress is not None and len(progress.accepted) <= 33
     assert progress.accepted["phone"] == 1 and progress.accepted["device-99"] == 99
+
+
+async def test_active_players_are_counted_over_all_experiences(stores: Stores) -> None:
+    await stores.hot.note_active_players({"wylding-woods": ["a", "b"], "harbour": ["c"]})
+    await stores.hot.note_active_players({"wylding-woods": ["b"]})
+    assert await stores.hot.count_active_players("wylding-woods") == 2
+    assert await stores.hot.count_all_active_players() == 3
