@@ -69,9 +69,12 @@ async def erase_player(hot: HotStore, database_url: str, user_id: str) -> EraseR
         if not devices.issuperset(hot_devices):
             await put_tombstone(devices | set(hot_devices))
         async with connection.transaction():
+            await connection.execute(sql["lock_player"], user_hash)
             progress = await connection.fetch(sql["lock_player_progress"], user_id)
             deleted = await connection.execute(sql["delete_player"], user_id)
             await connection.execute(sql["settle_tombstone"], user_hash)
+        # Those that a hello made in the meantime included.
+        experiences = sorted({*experiences, *(row["experience_id"] for row in progress)})
         more, _ = await hot.purge_player(user_id, experiences)
         return EraseReport(deleted != "DELETE 0", len(progress), keys + more)
     except POSTGRES_ERRORS as error:

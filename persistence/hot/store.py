@@ -667,10 +667,14 @@ class HotStore:
                     if message["channel"] == ERASED_CHANNEL.encode():
                         yield [ErasedNotice(message["data"].decode())]
                         continue
-                    yield [
-                        SavedNotice(ProgressKey(user_id, experience), version, saved)
-                        for user_id, experience, version, saved in msgpack.unpackb(message["data"])
-                    ]
+                    try:
+                        notices: list[SavedNotice | ErasedNotice] = [
+                            SavedNotice(ProgressKey(user_id, experience), version, saved)
+                            for user_id, experience, version, saved in msgpack.unpackb(message["data"])
+                        ]
+                    except (ValueError, TypeError):
+                        continue  # somebody else's bytes; what was saved is told again with every ack and pong
+                    yield notices
             except (RedisError, OSError, TimeoutError):
                 await asyncio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, 2.0)

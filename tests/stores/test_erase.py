@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 
 import asyncpg
 import pytest
 
+from persistence.cold.tombstones import hash_of
 from persistence.erase import erase_player
 from persistence.errors import PlayerErased
 from persistence.flusher.plan import parse_snapshot
 from persistence.flusher.write import write_copies
 from tests.stores.conftest import StorePlayer, Stores
+from tests.waiting import wait_until
 
 WAYPOINT = {"type": "waypoint_visited", "content_id": "8_inter_gravity_car"}
 TABLES = (
@@ -77,9 +80,41 @@ async def test_returning_client_is_refused_and_a_new_one_starts_anew(stores: Sto
 async def test_nobody_starts_anew_while_the_erase_is_under_way(stores: Stores) -> None:
     player = await player_with_everything(stores)
     await erase_player(stores.hot, stores.database_url, player.key.user_id)
-    await stores.fetch("UPDATE erased_players SET erased_at = now() + interval '1 hour' RETURNING 1")
+    await stores.fetch("UPDATE erased_players SET erased_at = 'infinity' RETURNING 1")
     with pytest.raises(PlayerErased):
         await stores.cold.open_progress(player.key, "tablet", time.time() + 2)
+    with pytest.raises(PlayerErased):
+        await stores.cold.check_not_erased(player.key.user_id, "tablet", time.time() + 2)
+
+
+async def test_hello_that_is_making_rows_is_waited_for_and_its_rows_go_too(stores: Stores) -> None:
+    """
+    A hello had passed the check for a tombstone and had not committed its rows when the erase ran. The erase found
+    nothing to delete, the hello committed, and the rows of an erased player stayed.
+    """
+    key = stores.player().key
+    connection = await asyncpg.connect(stores.database_url)
+    try:
+        async with connection.transaction():
+            hash_key = await connection.fetchval("SELECT hash_key FROM installation")
+            await connection.fetch(
+                "SELECT * FROM open_progress($1, $2, 'phone', now(), $3, $4)",
+                key.user_id,
+                key.experience,
+                hash_of(hash_key, "user", key.user_id),
+                hash_of(hash_key, "device", "phone"),
+            )
+            erasing = asyncio.create_task(erase_player(stores.hot, stores.database_url, key.user_id))
+
+            async def is_waiting() -> bool:
+                waiting = await stores.fetch("SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+                return len(waiting) == 1
+
+            await wait_until("the erase waits for the hello", is_waiting)
+        assert (await erasing).was_known
+    finally:
+        await connection.close()
+    assert await count_rows(stores) == 0
 
 
 async def test_read_from_before_the_erase_is_never_installed(stores: Stores) -> None:

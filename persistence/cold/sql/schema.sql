@@ -107,13 +107,19 @@ BEGIN
     WHILE month <= last_day LOOP
         partition_name := 'player_progress_events_' || to_char(month, 'YYYY_MM');
         IF to_regclass(partition_name) IS NULL THEN
-            EXECUTE format(
-                'CREATE TABLE %I PARTITION OF player_progress_events FOR VALUES FROM (%L) TO (%L)',
-                partition_name,
-                to_char(month, 'YYYY-MM-DD') || ' 00:00:00+00',
-                to_char(month + interval '1 month', 'YYYY-MM-DD') || ' 00:00:00+00'
-            );
-            made := made + 1;
+            BEGIN
+                EXECUTE format(
+                    'CREATE TABLE %I PARTITION OF player_progress_events FOR VALUES FROM (%L) TO (%L)',
+                    partition_name,
+                    to_char(month, 'YYYY-MM-DD') || ' 00:00:00+00',
+                    to_char(month + interval '1 month', 'YYYY-MM-DD') || ' 00:00:00+00'
+                );
+                made := made + 1;
+            EXCEPTION WHEN check_violation THEN
+                -- Events of that month lie in the default partition already: so will its others. The months after it
+                -- are made all the same.
+                RAISE WARNING 'partition % cannot be made: the default partition holds rows of that month', partition_name;
+            END;
         END IF;
         month := (month + interval '1 month')::date;
     END LOOP;
@@ -177,7 +183,7 @@ CREATE TABLE installation (
 INSERT INTO installation DEFAULT VALUES;
 
 -- Tombstones: who was erased, and which devices they had, as keyed hashes. A token from before `erased_at` and every
--- known device are refused for ever; `erased_at` lies ahead while an erase is under way.
+-- known device are refused for ever; `erased_at` is infinity while an erase is under way.
 CREATE TABLE erased_players (
     user_hash bytea PRIMARY KEY,
     device_hashes bytea[] NOT NULL DEFAULT '{}',
@@ -192,6 +198,8 @@ CREATE FUNCTION open_progress(
     is_erased boolean, id uuid, version bigint, last_entry uuid, state text, kinds text, device_seq bigint
 ) LANGUAGE plpgsql AS $$
 BEGIN
+    -- An erase takes the same lock alone: it waits for a hello that is making rows, and deletes them too.
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended(encode(tombstone, 'hex'), 0));
     IF EXISTS (
         SELECT 1 FROM erased_players e
         WHERE e.user_hash = tombstone

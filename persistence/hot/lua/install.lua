@@ -35,7 +35,7 @@ if age_ms < 0 or age_ms > deadline_ms then return {-1, 0} end
 if read_started_ms <= tonumber(redis.call('GET', fence) or 0) then return {-1, 0} end
 
 local outcome, thrown = 1, 0
-local there = redis.call('HMGET', progress, 'copy', 'base_version', 'base_id')
+local there = redis.call('HMGET', progress, 'copy', 'base_version', 'base_id', 'node')
 if there[1] then
   local base_version = tonumber(there[2])
   local id = nil
@@ -60,6 +60,8 @@ redis.call('DEL', progress, pending)
 redis.call('HSET', progress, 'copy', copy, 'row', row_id, 'version', integer(version), 'base_version', integer(version), 'base_id', last_entry,
   'offset', '0', 'base_offset', '0', 'state_fields', integer(state_fields), 'state_bytes', integer(state_bytes),
   'accepted:' .. device, integer(device_seq), 'saved:' .. device, integer(device_seq))
+-- The gateway that welcomed last still holds the player, and is told what is saved.
+if there[4] then redis.call('HSET', progress, 'node', there[4]) end
 for first = 1, #fields, 1000 do
   redis.call('HSET', progress, unpack(fields, first, math.min(first + 999, #fields)))
 end

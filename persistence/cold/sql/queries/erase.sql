@@ -15,16 +15,20 @@ WHERE f.user_id = $1
 UNION SELECT s.device_id FROM player_sessions s WHERE s.user_id = $1;
 
 -- name: put_tombstone
--- First of all: from here on nobody comes back with what they had. Ahead of time until the rows are gone.
+-- First of all: from here on nobody comes back with what they had, nor starts anew until the rows are gone.
 INSERT INTO erased_players AS e (user_hash, device_hashes, erased_at)
-VALUES ($1, $2, now() + interval '1 hour')
+VALUES ($1, $2, 'infinity')
 ON CONFLICT (user_hash) DO UPDATE SET
     device_hashes = ARRAY(SELECT DISTINCT unnest(e.device_hashes || EXCLUDED.device_hashes)),
     erased_at = EXCLUDED.erased_at;
 
+-- name: lock_player
+-- Waits for a hello that has passed the tombstone before it was there and is making rows: they are deleted too.
+SELECT pg_advisory_xact_lock(hashtextextended(encode($1::bytea, 'hex'), 0));
+
 -- name: lock_player_progress
 -- Progress before profile, in id order, as the flush locks: a flush that is under way ends first, a later one finds nothing.
-SELECT p.id FROM experience_progress p JOIN player_profiles f ON f.id = p.player_id
+SELECT p.id, p.experience_id FROM experience_progress p JOIN player_profiles f ON f.id = p.player_id
 WHERE f.user_id = $1 ORDER BY p.id FOR UPDATE OF p;
 
 -- name: delete_player
