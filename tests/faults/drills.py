@@ -122,7 +122,8 @@ async def postgres_down(players: int = 400, rate: float = 5.0, down_s: float = 6
     backlog = [step for step in steps if step.made_ms < back_ms and (step.saved_ms or 0) > back_ms]
     drained_s = (max(step.saved_ms or 0 for step in backlog) - back_ms) / 1000
     errors = sum(sum(history.errors.values()) for history in histories)
-    closes = sum(sum(history.closes.values()) for history in histories)
+    # 1000 is the farewell of those who left at the end.
+    closes = sum(count for history in histories for code, count in history.closes.items() if code != 1000)
     made_s = sum(stopped_ms < step.made_ms < back_ms for step in steps) / down_s
     late = sorted((step.accepted_ms or 1e18) - step.made_ms for step in steps if stopped_ms < step.made_ms < back_ms)
     line = (
