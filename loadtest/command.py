@@ -32,7 +32,7 @@ import asyncpg
 from loadtest.audit import ACCEPTED_MIN, AuditReport, audit_with
 from loadtest.experience import WYLDING_WOODS
 from loadtest.faults import KILLABLE, frozen, kill_processes
-from loadtest.history import PlayerHistory, now_ms, read_histories
+from loadtest.history import PlayerHistory, note_untold_voids, now_ms, read_histories
 from loadtest.player import Habits
 from loadtest.player_processes import PlayerProcesses, split_players
 from loadtest.report import FreezeReport, ack_latency, report_freeze, saved_latency, show_counts, sum_counts
@@ -354,6 +354,7 @@ class LoadTest:
         finally:
             await players.kill()
         histories = read_histories(sorted(self.folder.glob("*.history")))
+        note_untold_voids(histories)
         if options.is_no_return:
             await self._wait_drained(histories)
             commits = await self._count_commits()

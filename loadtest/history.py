@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -275,3 +275,18 @@ def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
             history.closes[rest[0]] = history.closes.get(rest[0], 0) + 1
         case _:
             raise ValueError(f"unknown record {kind!r}")
+
+
+def note_untold_voids(histories: Sequence[PlayerHistory]) -> int:
+    """
+    Fill in what a player could not hear. The note that an update was void is kept until it is saved; when its ack was
+    lost and the player came back only after that, it is told a plain number (the protocol says so). An update that was
+    made to be void is void then. Should it have a row after all, the audit finds that row.
+    """
+    untold = 0
+    for history in histories:
+        for step in history.steps:
+            if step.expected_code is not None and step.void_code is None and step.accepted_ms is not None:
+                step.void_code = step.expected_code
+                untold += 1
+    return untold

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from loadtest.history import PlayerHistory, now_ms, read_histories
+from loadtest.history import PlayerHistory, note_untold_voids, now_ms, read_histories
 from tests.faults.rig import Rig
 from tests.faults.run_players import PlayersPlan
 
@@ -139,21 +139,6 @@ class PlayerProcesses:
         histories = read_histories(sorted(self._folder.glob("history-*.jsonl")))
         note_untold_voids(histories)
         return histories
-
-
-def note_untold_voids(histories: Sequence[PlayerHistory]) -> int:
-    """
-    Fill in what a player could not hear. The note that an update was void is kept until it is saved; when its ack was
-    lost and the player came back only after that, it is told a plain number (the protocol says so). An update that was
-    made to be void is void then. Should it have a row after all, the audit finds that row.
-    """
-    untold = 0
-    for history in histories:
-        for step in history.steps:
-            if step.expected_code is not None and step.void_code is None and step.accepted_ms is not None:
-                step.void_code = step.expected_code
-                untold += 1
-    return untold
 
 
 class _Process:

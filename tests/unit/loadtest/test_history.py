@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.experience import WYLDING_WOODS
-from loadtest.history import HistoryWriter, PlayerHistory, Step, read_histories
+from loadtest.history import HistoryWriter, PlayerHistory, Step, note_untold_voids, read_histories
 from loadtest.report import ack_latency, measure, report_freeze
 from loadtest.state_model import StateModel
 from loadtest.storyline import Story
@@ -138,3 +138,18 @@ def test_a_freeze_is_reported_for_what_was_due_in_it() -> None:
     freeze = report_freeze([history], 1000.0, 3000.0)
     assert (freeze.ack.count, freeze.ack.p99_ms, freeze.saved_during) == (200, 2.0, 0)
     assert (freeze.accepted_caught_up_s, freeze.saved_caught_up_s) == (0.0, 2.5)
+
+
+def test_void_that_nobody_could_tell_the_player_is_noted() -> None:
+    """
+    The note that an update is void is kept until it is saved. An ack that was lost and a player who came back after the
+    flush left the audit with an accepted update that had no row: it was called lost.
+    """
+    history = PlayerHistory("u", "e")
+    for seq, (expected, told, accepted_ms) in enumerate(
+        [(106, None, 5.0), (106, 106, 5.0), (None, None, 5.0), (106, None, None)], 1
+    ):
+        step = Step("d", seq, None, None, made_ms=1.0, accepted_ms=accepted_ms, void_code=told, expected_code=expected)
+        history.add_made(step)
+    assert note_untold_voids([history]) == 1
+    assert [step.void_code for step in history.steps] == [106, 106, None, None]
