@@ -1,9 +1,10 @@
 """
-Write-behind: moves accepted entries and dirty state from Redis to Postgres.
+The flusher: takes what players did from Redis to Postgres, in batches, behind the players' backs.
 
-Promise: an accepted update reaches Postgres exactly once and in order, even when this process dies between any two
-lines. Redis forgets an update only after Postgres has committed it; work that is repeated changes nothing. A healthy
-hot copy is never thrown away, however slow Postgres is and however many flushers run.
+Promise: whatever was accepted gets one row, in its place, no matter after which line this process is killed. Redis lets
+go of an entry when the transaction that holds it has been committed, never before, and a flush that is done twice
+writes once. No hot copy is given up without proof that its history is another one, be Postgres ever so slow and the
+flushers ever so many.
 
 Not here: what a snapshot means (plan.py), the transaction (write.py). When progress falls due is decided where it
 becomes dirty (persistence.hot).

@@ -424,7 +424,7 @@ class HotStore:
         """
         Take the progress that are due, at most `progress_max`, looking at partitions from `first_partition` on.
 
-        A claim lapses after `lease_s` and another flusher may take the same progress, so writing it must be repeatable.
+        After `lease_s` it is anybody's again: whatever is done with a claim must bear being done twice.
         """
         count = self._keys.partitions
         keys = [self._keys.dirty((first_partition + i) % count) for i in range(count)]

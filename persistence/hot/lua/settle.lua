@@ -1,6 +1,6 @@
 --[[
-Free a progress from work that Postgres has: trim what was written, make the written entry the base. Running it twice
-is harmless. Works when Redis is full: the first write is one that frees.
+After a commit: drop the entries that Postgres has now, and let the last of them be the base from which the copy counts.
+Running it twice is harmless. Works when Redis is full: the first write is one that frees.
 
 KEYS
   progress  hash   the progress
@@ -10,9 +10,9 @@ KEYS
 ARGV
   member             this progress in `dirty`
   experience         the experience of this progress
-  version            the entry that was written last …
-  entry_id           … and its id: another id there means another history
-  flush_interval_ms  when what came since should be flushed
+  version            up to which entry Postgres has it …
+  entry_id           … and which one that was: the copy may have taken another way since
+  flush_interval_ms  how long the entries behind it may wait
   idle_s             how long a copy stays that nobody plays and Postgres has
   saved              msgpack array, flat: device, seq, …: how far each stream is in Postgres now
   voids              msgpack array of the void notes that Postgres made superfluous

@@ -85,8 +85,7 @@ FROM unnest($1::uuid[], $2::jsonb[]) AS u (id, achievements)
 WHERE f.id = u.id;
 
 -- name: insert_events
--- Append a flushed batch. A batch that is flushed twice inserts nothing the second time: an event's identity was fixed
--- when its update was accepted.
+-- The events of a batch. Their identity is as old as the update itself, so a batch that comes again finds them there.
 INSERT INTO player_progress_events (
     id, experience_progress_id, event_type, content_id, data, effects, location_lat, location_lng, "timestamp",
     device_id, seq, version, session_id, received_at
