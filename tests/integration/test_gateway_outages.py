@@ -23,6 +23,8 @@ from tests.integration.test_gateway_sessions import read_events
 from tests.servers import Servers
 from tests.waiting import wait_until
 
+pytestmark = pytest.mark.slow  # processes are killed and outages waited for
+
 
 @asynccontextmanager
 async def away(child: Child) -> AsyncIterator[None]:

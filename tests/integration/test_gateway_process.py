@@ -25,6 +25,8 @@ from tests.integration.gateway_rig import SECRET, Bare, new_user
 from tests.integration.test_gateway_outages import away, frozen
 from tests.servers import Servers
 
+pytestmark = pytest.mark.slow  # processes are killed and outages waited for
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
