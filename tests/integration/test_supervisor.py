@@ -18,6 +18,8 @@ from gateway.app.errors import PortTaken, SettingsError
 from gateway.app.ready import is_alive
 from tests.integration.supervised_stand_in import MODULE, ask
 
+pytestmark = pytest.mark.slow  # processes are killed, restarted and waited for
+
 DEADLINE_S = 20.0
 ROOT = Path(__file__).parents[2]
 
