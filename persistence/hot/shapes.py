@@ -197,3 +197,43 @@ class ErasedNotice:
     """Published to every node when a player is erased: their sockets are closed."""
 
     user_id: str
+
+
+@dataclass(slots=True)
+class PendingTotals:
+    """What Postgres does not have yet, over all players."""
+
+    progress: int
+    updates: int
+    bytes: int
+    oldest_s: float
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """A progress whole at one instant, as a flush sees it: the hash and the entries as they lie in Redis."""
+
+    key: ProgressKey
+    hash: dict[bytes, bytes]
+    entries: list[bytes]
+
+
+@dataclass(slots=True)
+class Settlement:
+    """
+    What Postgres has of a progress after a commit: its newest entry there, how far each stream got, void notes that
+    are over.
+    """
+
+    key: ProgressKey
+    version: int
+    entry_id: str
+    saved: dict[str, int]
+    voids: list[str]
+
+
+@dataclass(slots=True)
+class SettleOutcome:
+    is_settled: bool
+    left: int
+    node: str

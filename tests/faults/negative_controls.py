@@ -251,7 +251,7 @@ CONTROLS: tuple[Control, ...] = (
         "reply_that_never_comes",
         "repeated_calls late",
         (
-            "persistence/hot/store.py",
+            "persistence/hot/client.py",
             "            retry=Retry(NoBackoff(), 0),\n",
             "            retry=Retry(NoBackoff(), 10),\n",
         ),
