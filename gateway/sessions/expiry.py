@@ -87,15 +87,13 @@ class ExpirySweeper:
                 after = session_id
                 session = await node.hot.find_session(key.user_id)
                 if session is None or session.id != session_id:
-                    since = known.get(session_id, now)
+                    # Kept until it is closed: its row may be locked now, and is then tried again.
+                    since = self._missing_since[session_id] = known.get(session_id, now)
                     if now - since >= node.rules.silence_s:
                         lost.append(session_id)
-                    else:
-                        self._missing_since[session_id] = since
-            if lost:
-                await node.cold.close_lost_sessions(lost)
-                log.warning("lost_sessions_closed", sessions=len(lost))
-                closed += len(lost)
+            if lost and (done := await node.cold.close_lost_sessions(lost)):
+                log.warning("lost_sessions_closed", sessions=len(done))
+                closed += len(done)
             if len(page) < LOST_SESSIONS_MAX:
                 break
         return closed

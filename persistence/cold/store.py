@@ -149,13 +149,15 @@ class ColdStore:
         )
         return [(str(row["id"]), ProgressKey(str(row["user_id"]), row["experience_id"])) for row in rows]
 
-    async def close_lost_sessions(self, session_ids: Sequence[str]) -> None:
+    async def close_lost_sessions(self, session_ids: Sequence[str]) -> list[str]:
         """
-        Give sessions an end that nobody will write any more. An end that comes all the same replaces this one.
+        Give sessions an end that nobody will write any more; answers the ids of those that got one. A row that is
+        locked is left out and not waited for. An end that comes all the same replaces this one.
         """
-        await self._call(
-            "close_lost_sessions", lambda c: c.execute(self._sql["close_lost_sessions"], list(session_ids))
+        rows = await self._call(
+            "close_lost_sessions", lambda c: c.fetch(self._sql["close_lost_sessions"], list(session_ids))
         )
+        return [str(row["id"]) for row in rows]
 
     async def ping(self) -> None:
         """Raises StoreUnavailable when Postgres is away or read-only."""

@@ -42,13 +42,21 @@ WHERE ended_at IS NULL AND started_at < now() - make_interval(secs => $1)
 ORDER BY started_at, id LIMIT $2;
 
 -- name: close_lost_sessions
--- They ended when their progress was last played, as far as anybody knows.
+-- They ended when their progress was last played, as far as anybody knows. Locked in id order, and never waited for: a
+-- row that a flush or another sweep holds is about to change, and is looked at again with the next sweep.
+WITH lost AS (
+    SELECT id, user_id, experience_id FROM player_sessions
+    WHERE id = ANY ($1::uuid[]) AND ended_at IS NULL
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+)
 UPDATE player_sessions s SET
     ended_at = GREATEST(s.started_at, COALESCE(p.last_played_at, s.started_at)),
     end_reason = 'lost'
-FROM player_profiles f LEFT JOIN experience_progress p ON p.player_id = f.id
-WHERE s.id = ANY ($1::uuid[]) AND s.ended_at IS NULL AND f.user_id = s.user_id
-  AND (p.id IS NULL OR p.experience_id = s.experience_id);
+FROM lost
+LEFT JOIN player_profiles f ON f.user_id = lost.user_id
+LEFT JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = lost.experience_id
+WHERE s.id = lost.id
+RETURNING s.id;
 
 -- name: ping
 -- Is Postgres there, and may it write?
