@@ -71,6 +71,7 @@ async def erase_player(hot: HotStore, database_url: str, user_id: str) -> EraseR
         async with connection.transaction():
             await connection.execute(sql["lock_player"], user_hash)
             progress = await connection.fetch(sql["lock_player_progress"], user_id)
+            await connection.execute(sql["erase_rollups"], user_id)
             deleted = await connection.execute(sql["delete_player"], user_id)
             await connection.execute(sql["settle_tombstone"], user_hash)
         # Those that a hello made in the meantime included.

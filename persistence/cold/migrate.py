@@ -23,6 +23,8 @@ EVENTS_BACK_DAYS = 92
 """How far back an event may lie (an offline walk, see the gateway's bound of 90 days), with room for the clock."""
 EVENTS_AHEAD_DAYS = 62
 POSTGRES_MAJOR_MIN = 15
+MIGRATION_TIMEOUT_S = 24 * 3600.0
+"""A migration may have to write every row of a large table; whoever runs it is there to stop it."""
 _LOCK = 0x7761_7968_6F6C_64
 _FILE = re.compile(r"^(\d{4})_([a-z0-9_]+)\.sql$")
 
@@ -88,7 +90,7 @@ async def migrate(database_url: str) -> list[str]:
                     "CREATE TABLE IF NOT EXISTS schema_migrations "
                     "(number integer PRIMARY KEY, name text NOT NULL, applied_at timestamptz NOT NULL DEFAULT now())"
                 )
-                await connection.execute(migration.sql)
+                await connection.execute(migration.sql, timeout=MIGRATION_TIMEOUT_S)
                 await connection.execute(
                     "INSERT INTO schema_migrations (number, name) VALUES ($1, $2)", migration.number, migration.name
                 )

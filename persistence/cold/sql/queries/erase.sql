@@ -31,6 +31,10 @@ SELECT pg_advisory_xact_lock(hashtextextended(encode($1::bytea, 'hex'), 0));
 SELECT p.id, p.experience_id FROM experience_progress p JOIN player_profiles f ON f.id = p.player_id
 WHERE f.user_id = $1 ORDER BY p.id FOR UPDATE OF p;
 
+-- name: erase_rollups
+-- The player's share leaves the totals before the events leave, from which it is computed.
+SELECT erase_rollups($1);
+
 -- name: delete_player
 -- Everything else goes with the user: profile, progress, events, streams, sessions, dead letters.
 DELETE FROM users WHERE id = $1;
