@@ -1,9 +1,11 @@
 """
-The Lua scripts as files, loaded once. A script's name is the name of its operation everywhere.
+The Lua scripts as files, loaded once. A script's name is the name of its operation everywhere. What several scripts do
+alike is a part of its own: the line `-- include NAME` stands for `lua/parts/NAME.lua`.
 """
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from typing import Any
 
@@ -30,8 +32,14 @@ NAMES = (
 )
 
 
+_INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
+
+
 def source(name: str) -> str:
-    return (resources.files("persistence.hot") / "lua" / f"{name}.lua").read_text()
+    folder = resources.files("persistence.hot") / "lua"
+    return _INCLUDE.sub(
+        lambda found: (folder / "parts" / f"{found[1]}.lua").read_text(), (folder / f"{name}.lua").read_text()
+    )
 
 
 def register_all(client: redis_asyncio.Redis) -> dict[str, AsyncScript]:
