@@ -241,7 +241,9 @@ class Flusher:
             self._at_step("committed")
             await self._settle(report, absent, committed - started, len(copies))
             for snapshot, fault in unreadable:
-                await self._quarantine(snapshot.key, snapshot.hash[b"copy"].decode(), f"unreadable: {fault!r}")
+                base_version = int(snapshot.hash[b"base_version"])
+                copy_name = snapshot.hash[b"copy"].decode()
+                await self._quarantine(snapshot.key, copy_name, base_version + 1, "", f"unreadable: {fault!r}")
         return claimed[taken:]
 
     async def _next_step(self, progress: list[ProgressKey], entries: int, size: int) -> list[ProgressKey]:
@@ -301,7 +303,8 @@ class Flusher:
         for key in absent:
             await self._hot.forget(key)
         for refused in report.refused:
-            await self._quarantine(refused.write.key, refused.write.copy, refused.reason)
+            write = refused.write
+            await self._quarantine(write.key, write.copy, write.version, write.last_entry, refused.reason)
         if report.dead_letters:
             log.error("events in dead_letters", extra={"count": report.dead_letters})
         if self._on_flush is not None:
@@ -335,11 +338,13 @@ class Flusher:
         log.error("a progress cannot be flushed", extra={"progress": key.member}, exc_info=error)
         progress = await self._hot.find_progress(key)
         if progress is not None:
-            await self._quarantine(key, progress.copy, f"not flushable: {error!r}")
+            reason = f"not flushable: {error!r}"
+            await self._quarantine(key, progress.copy, progress.base_version + 1, "", reason)
 
-    async def _quarantine(self, key: ProgressKey, copy: str, reason: str) -> None:
-        await self._hot.quarantine(key, copy, reason[:500])
-        log.error("progress in quarantine", extra={"progress": key.member, "reason": reason[:500]})
+    async def _quarantine(self, key: ProgressKey, copy: str, version: int, entry_id: str, reason: str) -> None:
+        """What was refused must still be pending: somebody else may have been allowed to write it meanwhile."""
+        if await self._hot.quarantine(key, copy, version, entry_id, reason[:500]):
+            log.error("progress in quarantine", extra={"progress": key.member, "reason": reason[:500]})
 
     async def _flush_everything(self, deadline_s: float) -> bool:
         """The final flush: nothing waits for its interval any more. Bounded; False when the time ran out."""

@@ -68,8 +68,9 @@ class Copies(HotClient):
                 flat,
             )
         )
-        fence = self._keys.fence(cold.key.user_id)
-        outcome, thrown = await self._run("install", [progress, pending, dirty, fence], [packed])
+        user_id = cold.key.user_id
+        fence, quarantined = self._keys.fence(user_id), self._keys.quarantined(self._keys.partition(user_id))
+        outcome, thrown = await self._run("install", [progress, pending, dirty, fence, quarantined], [packed])
         return outcome >= 0, thrown
 
     async def install_device(
@@ -102,10 +103,9 @@ class Copies(HotClient):
             async with self._client.pipeline(transaction=False) as pipeline:
                 for experience in experiences:
                     key = ProgressKey(user_id, experience)
-                    member = key.member
                     _, progress, _, dirty, _ = self._keys.of_group(key)
-                    await forget(keys=[progress, dirty], args=[member], client=pipeline)
-                    pipeline.zrem(self._keys.quarantined(self._keys.partition(user_id)), member)
+                    quarantined = self._keys.quarantined(self._keys.partition(user_id))
+                    await forget(keys=[progress, dirty, quarantined], args=[key.member], client=pipeline)
                     pipeline.zrem(active_players_key(experience), user_id)
                 pipeline.publish(ERASED_CHANNEL, user_id)
                 await pipeline.execute()

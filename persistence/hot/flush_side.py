@@ -77,7 +77,7 @@ class FlushSide(HotClient):
                     for device, seq in s.saved.items():
                         saved += (device, seq)
                     await script(
-                        keys=[progress, pending, dirty, session],
+                        keys=[progress, pending, dirty, session, self._quarantined(s.key)],
                         args=[
                             s.key.member,
                             s.key.experience,
@@ -100,7 +100,9 @@ class FlushSide(HotClient):
         """(thrown away, pending entries that went with it): only with proof, see the script."""
         _, progress, pending, dirty, _ = self._keys.of_group(key)
         thrown, entries = await self._run(
-            "discard_if_diverged", [progress, pending, dirty], [key.member, version, last_entry]
+            "discard_if_diverged",
+            [progress, pending, dirty, self._quarantined(key)],
+            [key.member, version, last_entry],
         )
         return thrown == 1, entries
 
@@ -108,27 +110,34 @@ class FlushSide(HotClient):
         """Throw a copy away whose base Postgres has lost, if its base is still this one."""
         _, progress, pending, dirty, _ = self._keys.of_group(key)
         thrown, entries = await self._run(
-            "discard_if_base", [progress, pending, dirty], [key.member, base_version, base_id]
+            "discard_if_base",
+            [progress, pending, dirty, self._quarantined(key)],
+            [key.member, base_version, base_id],
         )
         return thrown == 1, entries
 
     async def forget(self, key: ProgressKey) -> None:
         """Take a progress out of `dirty`, unless it has a hot copy again."""
         _, progress, _, dirty, _ = self._keys.of_group(key)
-        await self._run("forget", [progress, dirty], [key.member])
+        await self._run("forget", [progress, dirty, self._quarantined(key)], [key.member])
 
-    async def quarantine(self, key: ProgressKey, copy: str, reason: str) -> bool:
-        """Put a progress aside that Postgres refuses; False when another copy is there by now."""
-        _, progress, _, dirty, _ = self._keys.of_group(key)
-        quarantined = self._keys.quarantined(self._keys.partition(key.user_id))
-        reply = await self._run("quarantine", [progress, dirty, quarantined], [key.member, copy, reason])
+    async def quarantine(self, key: ProgressKey, copy: str, version: int, entry_id: str, reason: str) -> bool:
+        """
+        Put a progress aside that Postgres refuses, up to the entry `version` with `entry_id` (empty: whatever its id).
+        False when that is not pending any more: another copy is there, or somebody has written it meanwhile.
+        """
+        _, progress, pending, dirty, _ = self._keys.of_group(key)
+        reply = await self._run(
+            "quarantine",
+            [progress, pending, dirty, self._quarantined(key)],
+            [key.member, copy, version, entry_id, reason],
+        )
         return bool(reply == 1)
 
     async def release_quarantine(self, key: ProgressKey) -> bool:
         """Let it be flushed again, at once; False when it was not in quarantine."""
         _, progress, pending, dirty, _ = self._keys.of_group(key)
-        quarantined = self._keys.quarantined(self._keys.partition(key.user_id))
-        reply = await self._run("release_quarantine", [progress, pending, dirty, quarantined], [key.member])
+        reply = await self._run("release_quarantine", [progress, pending, dirty, self._quarantined(key)], [key.member])
         return bool(reply == 1)
 
     async def list_quarantined(self, limit: int = 1000) -> list[tuple[ProgressKey, str]]:
@@ -193,3 +202,6 @@ class FlushSide(HotClient):
             totals.bytes += size
             totals.oldest_s = max(totals.oldest_s, oldest_ms / 1000)
         return totals
+
+    def _quarantined(self, key: ProgressKey) -> str:
+        return self._keys.quarantined(self._keys.partition(key.user_id))

@@ -4,10 +4,11 @@ diverged: it reaches back to what was read and does not have that entry. A copy 
 Running it twice is harmless: the second time the copy is there.
 
 KEYS
-  progress  hash   the progress
-  pending   list   its entries that Postgres does not have yet
-  dirty     zset   progress with pending entries, by the time it is due
-  fence     string after an erase: a read that began before this time must not be installed
+  progress     hash    the progress
+  pending      list    its entries that Postgres does not have yet
+  dirty        zset    progress with pending entries, by the time it is due
+  fence        string  after an erase: a read that began before this time must not be installed
+  quarantined  zset    progress put aside, by the time it was
 ARGV
   request   msgpack array: copy, row_id, version, last_entry, read_started_ms, deadline_ms, idle_s, device, device_seq,
             state_fields, state_bytes, member, fields (flat: field, value, …)
@@ -15,7 +16,7 @@ RETURNS
   {outcome, thrown}: 1 installed · 0 a copy is there and stays · -1 too late: what was read is too old or was erased ·
   2 a diverged copy was replaced and `thrown` of its entries with it
 ]]
-local progress, pending, dirty, fence = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local progress, pending, dirty, fence, quarantined = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local request = cmsgpack.unpack(ARGV[1])
 local copy, row_id, version, last_entry = request[1], request[2], request[3], request[4]
 local read_started_ms, deadline_ms, idle_s = request[5], request[6], request[7]
@@ -56,6 +57,8 @@ if there[1] then
   outcome, thrown = 2, redis.call('LLEN', pending)
 end
 redis.call('ZREM', dirty, member)
+-- What was refused went with the copy that had it.
+redis.call('ZREM', quarantined, member)
 redis.call('DEL', progress, pending)
 redis.call('HSET', progress, 'copy', copy, 'row', row_id, 'version', integer(version), 'base_version', integer(version), 'base_id', last_entry,
   'offset', '0', 'base_offset', '0', 'state_fields', integer(state_fields), 'state_bytes', integer(state_bytes),

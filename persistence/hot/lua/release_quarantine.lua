@@ -16,6 +16,6 @@ local progress, pending, dirty, quarantined = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local member = ARGV[1]
 
 if redis.call('ZREM', quarantined, member) == 0 then return 0 end
-redis.call('HDEL', progress, 'quarantine')
+redis.call('HDEL', progress, 'quarantine', 'quarantine_version')
 if redis.call('EXISTS', pending) == 1 then redis.call('ZADD', dirty, redis.call('TIME')[1] * 1000, member) end
 return 1

@@ -1,14 +1,16 @@
 --[[
 After a commit: drop the entries that Postgres has now, and let the last of them be the base from which the copy counts.
-Running it twice is harmless. Works when Redis is full: the first write is one that frees.
+A quarantine ends when what was refused has been written after all. Running it twice is harmless. Works when Redis is
+full: the first write is one that frees.
 
 KEYS
-  progress  hash   the progress
-  pending   list   its entries that Postgres does not have yet
-  dirty     zset   progress with pending entries, by the time it is due
-  session   hash   the active session of the player
+  progress     hash   the progress
+  pending      list   its entries that Postgres does not have yet
+  dirty        zset   progress with pending entries, by the time it is due
+  session      hash   the active session of the player
+  quarantined  zset   progress put aside, by the time it was
 ARGV
-  member             this progress in `dirty`
+  member             this progress in `dirty` and `quarantined`
   experience         the experience of this progress
   version            up to which entry Postgres has it …
   entry_id           … and which one that was: the copy may have taken another way since
@@ -21,7 +23,7 @@ RETURNS
   {0}              settled further already
   {-1}             another history, or no hot copy: nothing changed
 ]]
-local progress, pending, dirty, session = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local progress, pending, dirty, session, quarantined = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local member, experience, version, entry_id = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local flush_interval_ms, idle_s = tonumber(ARGV[5]), tonumber(ARGV[6])
 local saved, voids = cmsgpack.unpack(ARGV[7]), cmsgpack.unpack(ARGV[8])
@@ -33,7 +35,7 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 
-local hot = redis.call('HMGET', progress, 'base_version', 'base_id', 'base_offset', 'node', 'quarantine')
+local hot = redis.call('HMGET', progress, 'base_version', 'base_id', 'base_offset', 'node', 'quarantine', 'quarantine_version')
 if not hot[1] then return {-1} end
 local base_version, base_offset = tonumber(hot[1]), tonumber(hot[3])
 if version < base_version then return {0} end
@@ -50,6 +52,13 @@ end
 
 redis.call('ZREM', dirty, member)
 redis.call('LTRIM', pending, trimmed, -1)
+local is_quarantined = hot[5] and hot[5] ~= ''
+if is_quarantined and version >= tonumber(hot[6] or 0) then
+  -- Another flusher was refused it, and we were not: since then it was mended, or came to hold something else.
+  redis.call('ZREM', quarantined, member)
+  redis.call('HDEL', progress, 'quarantine', 'quarantine_version')
+  is_quarantined = false
+end
 local writes = {'base_version', integer(version), 'base_id', entry_id, 'base_offset', integer(base_offset)}
 for i = 1, #saved, 2 do
   local field = 'saved:' .. saved[i]
@@ -69,7 +78,7 @@ for first = 1, #voids, 1000 do
 end
 local left = redis.call('LLEN', pending)
 if left > 0 then
-  if not (hot[5] and hot[5] ~= '') then redis.call('ZADD', dirty, integer(now_ms + flush_interval_ms), member) end
+  if not is_quarantined then redis.call('ZADD', dirty, integer(now_ms + flush_interval_ms), member) end
 elseif redis.call('HGET', session, 'current_experience') ~= experience then
   redis.call('EXPIRE', progress, idle_s)
 end
