@@ -13,19 +13,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from gateway.sessions import dispatch
 from gateway.sessions.committer import Committer
 from gateway.sessions.connection import Connection, Phase, Wire
+from gateway.sessions.content_rules import make_content_rules
 from gateway.sessions.drain import drain
 from gateway.sessions.expiry import ExpirySweeper
 from gateway.sessions.faults import Goodbye, close_of
 from gateway.sessions.gate import Gate
 from gateway.sessions.hydrator import Hydrator
 from gateway.sessions.leaving import leave
+from gateway.sessions.pulse import Pulse
 from gateway.sessions.recovery import recover
 from gateway.sessions.rules import SessionRules
 from gateway.sessions.timer_wheel import TICK_S, TimerWheel
@@ -35,12 +36,12 @@ from gateway.telemetry.health import Health
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Tally
 from persistence.cold.store import ColdStore
-from persistence.errors import PersistenceError
 from persistence.hot.shapes import ErasedNotice, SavedNotice
 from persistence.hot.store import HotStore
 from protocol.closes import CloseCode
 from protocol.codec import Codec
 from protocol.entry import EntryIds
+from protocol.experience import ExperienceDefinition
 from protocol.frames import ResyncReason
 
 OPENINGS_WIDTH = 6
@@ -50,9 +51,6 @@ Hellos and queries that ask a store at once. Together with the services this sta
 connections.
 """
 
-ACTIVE_S = 1.0
-MEMORY_LOOK_S = 5.0
-"""How often Redis is asked how full it is: between two looks nobody fills what the high-water mark leaves free."""
 COMMITTER_STOP_S = 3.0
 """How long a stopping node waits for the call that is under way."""
 
@@ -70,6 +68,7 @@ class Node:
         tokens: Tokens,
         *,
         tally: Tally | None = None,
+        definitions: Mapping[str, ExperienceDefinition] | None = None,
         clock: Callable[[], float] | None = None,
     ) -> None:
         self.rules = rules
@@ -78,6 +77,7 @@ class Node:
         self.cold = cold
         self.tokens = tokens
         self.tally = tally if tally is not None else Tally()
+        self.content_rules = make_content_rules(definitions or {}, self.tally)
         self.clock = clock if clock is not None else asyncio.get_running_loop().time
         self.health = Health(self.clock, rules.redis_high_water_share)
         self.wheel = TimerWheel(self.clock())
@@ -120,7 +120,7 @@ class Node:
             ("timers", self._turn_wheel()),
             ("notices", self._listen()),
             ("expiry", ExpirySweeper(self).run(self._stop)),
-            ("active_players", self._note_active_players()),
+            ("pulse", Pulse(self).run(self._stop)),
         ]
         loop = asyncio.get_running_loop()
         self._services = [loop.create_task(service, name=name) for name, service in services]
@@ -272,36 +272,6 @@ class Node:
         )
         if waiter is not None and not waiter.done() and is_all_saved:
             waiter.set_result(None)
-
-    async def _note_active_players(self) -> None:
-        """
-        Once a second, in one batch: who was heard since the last time. Doubles as the look whether Redis is there.
-        """
-        last = self.clock()
-        memory_due = 0.0
-        while not self._stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), ACTIVE_S)
-            started = now = self.clock()
-            active: dict[str, list[str]] = {}
-            for connection in self.players.values():
-                if connection.heard_at >= last:
-                    active.setdefault(connection.key.experience, []).append(connection.key.user_id)
-            last = now
-            try:
-                if active:
-                    await self.hot.note_active_players(active)
-                else:
-                    await self.hot.time_ms()
-                if now >= memory_due:
-                    memory_due = now + MEMORY_LOOK_S
-                    self.health.redis_share = await self.hot.find_memory_share()
-            except Exception as error:
-                if not isinstance(error, PersistenceError):
-                    log.error("note_active_players_failed", exc_info=True)
-                self.health.note_redis(str(error), started)
-            else:
-                self.health.note_redis(None)
 
     def _service_ended(self, task: asyncio.Task[None]) -> None:
         if task.cancelled() or self._stop.is_set():

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from persistence.cold.shapes import ColdProgress
 from persistence.hot.client import DEADLINE_S, HotClient, pack
-from persistence.hot.keys import ERASED_CHANNEL, active_players_key
+from persistence.hot.keys import ERASED_CHANNEL, FENCE_KEY, active_players_key
 from persistence.hot.shapes import HotProgress
 from persistence.progress_key import ProgressKey
 from protocol.state import split_state, state_size
@@ -96,11 +96,15 @@ class Copies(HotClient):
         for experience in experiences:
             key = ProgressKey(user_id, experience)
             keys += (self._keys.progress(key), self._keys.pending(key))
-        removed, devices = await self._run("purge_player", keys, [user_id, fence_ahead_s, FENCE_S])
+        removed, devices, fenced_ms = await self._run("purge_player", keys, [user_id, fence_ahead_s, FENCE_S])
 
         async def purge_indexes() -> None:
             forget = self._scripts["forget"]
             async with self._client.pipeline(transaction=False) as pipeline:
+                # The fence first: what a frozen gateway notes after it is passed over, what it noted before is removed.
+                pipeline.zremrangebyscore(FENCE_KEY, "-inf", int(fenced_ms) - FENCE_S * 1000)
+                pipeline.zadd(FENCE_KEY, {user_id: int(fenced_ms)})
+                pipeline.expire(FENCE_KEY, FENCE_S)
                 for experience in experiences:
                     key = ProgressKey(user_id, experience)
                     _, progress, _, dirty, _ = self._keys.of_group(key)

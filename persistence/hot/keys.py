@@ -21,6 +21,11 @@ def notices_channel(node: str) -> str:
     return f"wayhold:notices:{node}"
 
 
+def beats_key(node: str) -> str:
+    """string: how often this gateway has looked at Redis. It only rises, unless Redis has forgotten something."""
+    return f"wayhold:beats:{node}"
+
+
 def active_players_key(experience: str) -> str:
     """zset: user ids by their last activity, trimmed to `ACTIVE_PLAYERS_S`."""
     return f"experience:{experience}:active_players"
@@ -32,6 +37,12 @@ ACTIVE_EXPERIENCES_KEY = "experiences:active"
 """zset: experiences by their last activity, so that the players of all of them can be counted."""
 
 ACTIVE_EXPERIENCES_MAX = 1000
+
+FENCE_KEY = "players:fence"
+"""
+zset: user ids of the lately erased, by the time in ms before which a connection counts for nothing. One key for all,
+beside the fence of each player: whoever writes for many players at once looks whether there is any.
+"""
 
 ERASED_CHANNEL = "wayhold:erased"
 """Where an erase tells every gateway whose sockets to close."""

@@ -13,37 +13,61 @@ from contextlib import suppress
 import msgpack
 from redis.exceptions import RedisError
 
-from persistence.hot.client import HotClient
+from persistence.hot.client import HotClient, pack
 from persistence.hot.keys import (
     ACTIVE_EXPERIENCES_KEY,
     ACTIVE_EXPERIENCES_MAX,
     ACTIVE_PLAYERS_S,
     ERASED_CHANNEL,
+    FENCE_KEY,
     active_players_key,
+    beats_key,
     notices_channel,
 )
 from persistence.hot.shapes import ErasedNotice, SavedNotice
 from persistence.progress_key import ProgressKey
 
+NOTED_AT_ONCE = 1_000
+"""Players in one call of the script, so that Redis is never held for long."""
+
+BEATS_KEPT_S = 3_600
+"""Longer than any gateway stands still and lives on."""
+
 
 class Presence(HotClient):
-    async def note_active_players(self, players: Mapping[str, Sequence[str]]) -> None:
-        """Mark players as active now, by experience; trims those that have not been seen for `ACTIVE_PLAYERS_S`."""
-        now_s = await self.time_ms() / 1000
+    async def note_active_players(self, players: Mapping[str, Sequence[tuple[str, int]]]) -> None:
+        """
+        Mark players as active now: by experience, (user id, connection number) of each. Trims those that have not been
+        seen for `ACTIVE_PLAYERS_S`. A player who was erased after that connection was opened is passed over.
+        """
 
         async def note() -> None:
+            script = self._scripts["note_active_players"]
             async with self._client.pipeline(transaction=False) as pipeline:
-                for experience, user_ids in players.items():
-                    key = active_players_key(experience)
-                    pipeline.zremrangebyscore(key, "-inf", now_s - ACTIVE_PLAYERS_S)
-                    if user_ids:
-                        pipeline.zadd(key, dict.fromkeys(user_ids, now_s))
-                    pipeline.expire(key, ACTIVE_PLAYERS_S)
-                    pipeline.zadd(ACTIVE_EXPERIENCES_KEY, {experience: now_s})
-                pipeline.expire(ACTIVE_EXPERIENCES_KEY, ACTIVE_PLAYERS_S)
+                for experience, heard in players.items():
+                    keys = [active_players_key(experience), ACTIVE_EXPERIENCES_KEY, FENCE_KEY]
+                    for first in range(0, max(1, len(heard)), NOTED_AT_ONCE):
+                        some = pack([fact for player in heard[first : first + NOTED_AT_ONCE] for fact in player])
+                        await script(keys=keys, args=[experience, ACTIVE_PLAYERS_S, some], client=pipeline)
                 await pipeline.execute()
 
-        await self._call("note_active_players", note)
+        if players:
+            await self._call("note_active_players", note)
+
+    async def beat(self, node: str) -> int:
+        """
+        How often this node has asked so, this time included. An answer that is not above the last one means that Redis
+        has forgotten something since: all, or what is newer than some time between the two.
+        """
+
+        async def ask() -> int:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.incr(beats_key(node))
+                pipeline.expire(beats_key(node), BEATS_KEPT_S)
+                answered = await pipeline.execute()
+                return int(answered[0])
+
+        return await self._call("beat", ask)
 
     async def count_active_players(self, experience: str) -> int:
         now_s = await self.time_ms() / 1000

@@ -29,6 +29,7 @@ NAMES = (
     "make_due",
     "sum_pending",
     "purge_player",
+    "note_active_players",
 )
 
 

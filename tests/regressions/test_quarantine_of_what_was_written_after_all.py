@@ -77,7 +77,7 @@ async def test_quarantine_ends_when_another_flusher_settles_what_was_refused(sto
     snapshot = await hot.find_progress(player.key)
     assert snapshot is not None
     version = snapshot.version
-    entry = await hot._client.lindex(hot._keys.pending(player.key), -1)
+    entry: Any = await hot._client.lindex(hot._keys.pending(player.key), -1)
 
     async def put_aside() -> None:
         other = await HotStore.open(stores.redis_url)

@@ -8,7 +8,7 @@ import asyncpg
 import redis.asyncio as redis_asyncio
 
 from gateway.sessions.expiry import ExpirySweeper
-from persistence.hot.keys import HotKeys
+from persistence.hot.keys import HotKeys, beats_key
 from persistence.progress_key import ProgressKey
 from tests.integration.gateway_rig import EXPERIENCE, hello_frame, new_user, run_flusher, run_rig
 
@@ -115,4 +115,38 @@ async def test_session_that_redis_just_lost_is_not_closed_before_it_can_come_bac
         await asyncio.sleep(there.node.rules.silence_s)
         assert await sweeper.sweep_lost() == 1
         assert await database.fetchval("SELECT end_reason FROM player_sessions") == "lost"
+        await database.close()
+
+
+async def test_session_of_a_suspended_client_survives_a_redis_that_forgot(redis_url: str, database_url: str) -> None:
+    """
+    A client in the background sends no heartbeats, so nobody noticed that Redis had lost its session. The sweep of
+    another node closed it as lost although it had been promised to be kept; back from its pocket the player was told
+    4007.
+    """
+    async with (
+        run_rig(redis_url, database_url, heartbeat_s=0.5) as here,
+        run_rig(redis_url, database_url, heartbeat_s=0.5) as there,
+        run_flusher(redis_url, database_url),
+        here.player(user_id := new_user()) as bare,
+    ):
+        await bare.accept(1)
+        await bare.wait_saved(1)
+        await bare.send({"t": "suspend", "expected_s": 600})
+        await bare.wait_for("suspended")
+        session = await here.hot.find_session(user_id)
+        assert session is not None
+        database = await asyncpg.connect(database_url)
+        await database.execute("UPDATE player_sessions SET started_at = now() - interval '2 hours'")
+        async with redis_asyncio.Redis.from_url(redis_url) as client:
+            assert int(await client.get(beats_key(here.node.name)) or 0) >= 1
+            await client.flushall()
+        await bare.wait_for("resync")
+        again = await here.hot.find_session(user_id)
+        assert again is not None and again.id == session.id
+        sweeper = ExpirySweeper(there.node)
+        assert await sweeper.sweep_lost() == 0
+        await asyncio.sleep(there.node.rules.silence_s)
+        assert await sweeper.sweep_lost() == 0
+        await bare.accept(2)
         await database.close()

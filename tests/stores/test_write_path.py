@@ -457,7 +457,7 @@ async def test_ever_new_devices_do_not_make_a_hot_copy_grow(stores: Stores) -> N
 
 
 async def test_active_players_are_counted_over_all_experiences(stores: Stores) -> None:
-    await stores.hot.note_active_players({"wylding-woods": ["a", "b"], "harbour": ["c"]})
-    await stores.hot.note_active_players({"wylding-woods": ["b"]})
+    await stores.hot.note_active_players({"wylding-woods": [("a", 1), ("b", 2)], "harbour": [("c", 3)]})
+    await stores.hot.note_active_players({"wylding-woods": [("b", 2)]})
     assert await stores.hot.count_active_players("wylding-woods") == 2
     assert await stores.hot.count_all_active_players() == 3

@@ -13,7 +13,7 @@ ARGV
   fence_ahead_s  how far ahead the fence lies: an hour while rows are still being deleted, 0 afterwards
   fence_ttl_s    how long the fence stands
 RETURNS
-  {keys that were there, every device that only Redis knew}
+  {keys that were there, every device that only Redis knew, the time of the fence in ms}
 ]]
 local session, expiry, fence = KEYS[1], KEYS[2], KEYS[3]
 local user_id, fence_ahead_s, fence_ttl_s = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -34,5 +34,6 @@ for first = 1, #KEYS - 3, 2 do
   end
   removed = removed + redis.call('DEL', progress, pending)
 end
-redis.call('SET', fence, string.format('%.0f', now_ms + fence_ahead_s * 1000), 'EX', fence_ttl_s)
-return {removed, devices}
+local fenced_ms = string.format('%.0f', now_ms + fence_ahead_s * 1000)
+redis.call('SET', fence, fenced_ms, 'EX', fence_ttl_s)
+return {removed, devices, fenced_ms}
