@@ -22,6 +22,7 @@ from pathlib import Path
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.dev_folder import check_is_ours, empty_folder, make_secret
 from gateway.app.errors import CommandError, ExitCode, PortTaken, UnfitDependency
+from gateway.app.experience_files import load_experiences
 from gateway.app.launch import STAGE_POSTGRES, STAGE_VALKEY, Ports, add_children, raise_file_limit
 from gateway.app.ready import FILE_NAME, Ready, is_alive, read_ready, remove_ready, write_ready
 from gateway.app.settings import Settings
@@ -101,6 +102,7 @@ class Dev:
         check_is_ours(self._data_dir)
         if settings.jwt_secret is not None or settings.jwt_secret_file is not None:
             settings.get_jwt_secret()
+        load_experiences(settings)
         self._ports = self._open_ports()
         holder.callback(self._ports.close)
         redis_warning = self._check_external_servers()

@@ -25,6 +25,7 @@ from gateway.app.checks import get_postgres_facts, get_redis_facts
 from gateway.app.children import open_listeners
 from gateway.app.dev_folder import check_is_ours
 from gateway.app.errors import CommandError, ExitCode, PortTaken, SettingsError
+from gateway.app.experience_files import load_experiences
 from gateway.app.launch import FILES_WANTED
 from gateway.app.ops_client import find_json, find_metrics
 from gateway.app.ready import FILE_NAME, Ready, find_running, is_alive, read_ready
@@ -87,6 +88,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
         return
     settings = loaded.settings
     yield Finding("settings", State.OK, f"{sum(map(loaded.is_given, loaded.sources))} given, the rest by default")
+    yield from examine_experiences(settings)
     running = find_running(settings.data_dir, args.ready_json)
     is_external = settings.redis_url is not None and settings.database_url is not None
     if running is None and not is_external:
@@ -126,6 +128,16 @@ def examine_installation() -> Iterator[Finding]:
         yield Finding("packages", State.FAIL, f"missing: {', '.join(missing)}", f"pip install {' '.join(missing)}")
     else:
         yield Finding("packages", State.OK, f"wayhold {version('wayhold')} with all it needs")
+
+
+def examine_experiences(settings: Settings) -> Iterator[Finding]:
+    """Whether every definition can be used: one that cannot stops the next start."""
+    try:
+        found = load_experiences(settings)
+    except SettingsError as error:
+        yield Finding("experiences", State.FAIL, error.what, error.next_step)
+    else:
+        yield Finding("experiences", State.OK, ", ".join(found) or "no definitions: all are played as they are sent")
 
 
 def examine_servers_of_wheels(settings: Settings) -> Iterator[Finding]:

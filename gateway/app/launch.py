@@ -15,6 +15,7 @@ from pathlib import Path
 
 import gateway
 from gateway.app.children import PythonChild, open_listeners
+from gateway.app.experience_files import hold_experiences
 from gateway.app.settings import Settings
 from gateway.app.settings_source import environment_of
 from gateway.app.supervisor import Supervisor
@@ -80,7 +81,8 @@ def add_children(
     redis_warning: str = "",
 ) -> None:
     """Gateways and flushers, not started yet. `settings` has the URLs and the key that they shall use."""
-    settings = replace(settings, play_port=ports.play_port, ops_port=ports.ops_port)
+    experiences_dir = hold_experiences(settings, metrics_dir / "experiences")
+    settings = replace(settings, play_port=ports.play_port, ops_port=ports.ops_port, experiences_dir=experiences_dir)
     environment = child_environment(settings, metrics_dir)
     if redis_warning:
         environment["WAYHOLD_REDIS_WARNING"] = redis_warning

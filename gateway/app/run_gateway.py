@@ -23,6 +23,7 @@ from contextlib import AsyncExitStack
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.children import open_listeners
 from gateway.app.errors import ExitCode, find_command_error
+from gateway.app.experience_files import load_experiences
 from gateway.app.launch import raise_file_limit
 from gateway.app.ops_http import OpsServer, StoreHealth, make_ops_app
 from gateway.app.serve import require_server_urls
@@ -79,6 +80,7 @@ async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: i
     stop = StopRequest()
     stop.install(inheritance)
     tokens = Tokens(settings.get_jwt_secret(), issuer=settings.jwt_issuer, audience=settings.jwt_audience)
+    definitions = load_experiences(settings)
     warnings = [inheritance.redis_warning] if inheritance.redis_warning else []
     if inheritance.lifeline_fd is None:
         risks = await check_redis(settings.redis_url, allow_volatile=settings.allow_volatile_redis)
@@ -101,7 +103,9 @@ async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: i
         stack.push_async_callback(cold.close)
 
         tally = Tally()
-        node = Node(session_rules(settings, inheritance.process), hot, cold, tokens, tally=tally)
+        node = Node(
+            session_rules(settings, inheritance.process), hot, cold, tokens, tally=tally, definitions=definitions
+        )
         node.health.warnings = warnings
         server = PlayServer(play_settings(settings), wheel=node.wheel, connect=node.connect, clock=node.clock)
         node.start_services()

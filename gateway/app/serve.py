@@ -18,6 +18,7 @@ from pathlib import Path
 
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.errors import CommandError, ExitCode, SettingsError
+from gateway.app.experience_files import load_experiences
 from gateway.app.launch import Ports, add_children, raise_file_limit
 from gateway.app.ready import Ready, remove_ready, write_ready
 from gateway.app.settings import Settings
@@ -39,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(args).settings
     require_server_urls(settings, "serve")
     settings.get_jwt_secret()
+    load_experiences(settings)
     set_up_logs(settings.log_level, settings.log_format, "supervisor")
     with ExitStack() as stack:
         metrics_dir = Path(tempfile.mkdtemp(prefix="wayhold-metrics-"))

@@ -112,6 +112,10 @@ class Settings:
     )
     ops_port: int = _setting(7401, "Port of health and metrics; 0 takes any free one.", low=0, high=65535)
 
+    experiences_dir: Path | None = _setting(
+        None, "Folder with the definitions of experiences, one <id>.toml each; unset uses those that are shipped."
+    )
+
     # ── processes ─────────────────────────────────────────────────────────────────────────────────────────────────
     workers: int = _setting(
         1,

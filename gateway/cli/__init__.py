@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "doctor": "gateway.app.doctor",
     "token": "gateway.app.token",
     "settings": "gateway.app.show_settings",
+    "experiences": "gateway.app.experiences",
     "serve": "gateway.app.serve",
     "flusher": "gateway.app.run_flusher",
     "migrate": "gateway.app.migrate",

@@ -81,6 +81,10 @@ def make_hot_update(connection: Connection, update: Update) -> HotUpdate:
         if update.skip:
             raise VoidUpdate(ErrorCode.BAD_FRAME, "skipped by the client")
         compiled = compile_update(update.event, update.effects)
+        if node.content_rules and compiled.event is not None:
+            rules = node.content_rules.get(connection.key.experience)
+            if rules is not None:
+                rules.take(compiled.event)
     except VoidUpdate as void:
         body = encode_update_body(
             connection.device,

@@ -61,6 +61,7 @@ class Tally:
     hot_hits: int = 0
     errors: Counter[int] = field(default_factory=Counter)
     closes: Counter[int] = field(default_factory=Counter)
+    unknown_content: Counter[str] = field(default_factory=Counter)
     write_latency: Distribution = field(default_factory=lambda: Distribution(SECONDS))
     flush_duration: Distribution = field(default_factory=lambda: Distribution(SECONDS))
     flush_batch_updates: Distribution = field(default_factory=lambda: Distribution(UPDATES))
@@ -105,6 +106,13 @@ METRICS: tuple[Metric, ...] = (
     Metric("wayhold_discards_total", "counter", "discards", "Hot copies dropped because Postgres has another history."),
     Metric("wayhold_errors_total", "counter", "errors", "Error frames sent, by code.", label="code"),
     Metric("wayhold_closes_total", "counter", "closes", "Connections closed, by close code.", label="code"),
+    Metric(
+        "wayhold_unknown_content_total",
+        "counter",
+        "unknown_content",
+        "Events about content that their experience's definition does not have.",
+        label="experience",
+    ),
     Metric("wayhold_hot_lookups_total", "counter", "hot_lookups", "Progress looked for in Redis at a hello."),
     Metric("wayhold_hot_hits_total", "counter", "hot_hits", "Progress found in Redis at a hello."),
     Metric(
@@ -203,7 +211,7 @@ class Publisher:
                 before = self._published.setdefault(metric.name, Counter())
                 for code, count in value.items():
                     if count > before[code]:
-                        made.labels(str(int(code))).inc(count - before[code])
+                        made.labels(code if isinstance(code, str) else str(int(code))).inc(count - before[code])
                         before[code] = count
             else:
                 before = self._published.get(metric.name, 0)
