@@ -21,6 +21,8 @@ from gateway.sessions.rules import OPEN_ATTEMPTS_MAX, OPEN_DEADLINE_S
 from gateway.sessions.session_entries import end_entry, start_entry
 from gateway.sessions.tokens import Claims, ResumeToken, TokenRefused
 from gateway.telemetry.logs import get_logger
+from persistence.cold.store import TOMBSTONE_LEEWAY_S
+from persistence.errors import PlayerErased
 from persistence.hot.shapes import EndSession, HotProgress, HotSession, OpenSession, Outcome
 from persistence.progress_key import ProgressKey
 from protocol import frames
@@ -129,6 +131,8 @@ class _Opening:
                 await self._hydrate()
             elif outcome is Outcome.NO_DEVICE:
                 await self._load_device()
+            elif outcome is Outcome.ERASED:
+                raise PlayerErased
             elif outcome is Outcome.OK:
                 assert opened.progress is not None
                 self.own_session_id, self.own_number = request.session_id, opened.connection
@@ -196,12 +200,20 @@ class _Opening:
             seen=(session.id, session.connection) if session is not None else None,
             start_entry=started,
             end_entry=ended,
+            token_ms=self._token_ms(),
         )
 
     def _connection_min(self) -> int:
         """Above every number that is known here: a Redis that forgot may have a clock that is behind the last one's."""
         resume, here = self.who.resume, self.node.players.get(self.who.user_id)
         return max(0 if resume is None else resume.connection + 1, 0 if here is None else here.number + 1)
+
+    def _token_ms(self) -> int | None:
+        """When the token was issued at the latest: it tells whole seconds."""
+        claims = self.who.claims
+        if claims is None or claims.issued_at is None:
+            return None
+        return round((claims.issued_at + TOMBSTONE_LEEWAY_S) * 1000)
 
     def _reason(self, session: HotSession | None) -> WelcomeReason:
         """Why the session that the client wanted is not the one it gets."""

@@ -136,5 +136,5 @@ VERDICTS: dict[Outcome, Callable[[Connection, UpdateGroup, GroupVerdict], None]]
     Outcome.SESSION_ENDED: _session_ended,
 }
 
-# CHANGED and ACTIVE are answers to other questions.
-assert set(Outcome) - set(VERDICTS) == {Outcome.CHANGED, Outcome.ACTIVE}
+# These are answers to other questions.
+assert set(Outcome) - set(VERDICTS) == {Outcome.CHANGED, Outcome.ACTIVE, Outcome.ERASED}

@@ -14,7 +14,7 @@ class ColdProgress:
 
     `row_id` and `last_entry` are 32 hex digits; entry 0 of a progress has its row id. `device_seq` is the saved seq of
     the device that was asked for, 0 when Postgres never heard of it. `session_ended` answers for the session that was
-    asked for.
+    asked for. `erased_ms`: when an earlier player of this id was erased, 0 if never: older tokens do not count.
     """
 
     key: ProgressKey
@@ -26,3 +26,4 @@ class ColdProgress:
     device: str
     device_seq: int
     session_ended: bool = False
+    erased_ms: int = 0

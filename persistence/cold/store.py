@@ -106,9 +106,12 @@ class ColdStore:
         Read a progress, how far `device` got in it, and whether `session_id` has ended; None when there is no such
         progress.
         """
+        user_hash = hash_of(await self._find_hash_key(), "user", key.user_id)
         row = await self._call(
             "find_progress",
-            lambda c: c.fetchrow(self._sql["find_progress"], key.user_id, key.experience, device, session_id),
+            lambda c: c.fetchrow(
+                self._sql["find_progress"], key.user_id, key.experience, device, session_id, user_hash
+            ),
         )
         if row is None:
             return None
@@ -189,6 +192,7 @@ def _cold_progress(key: ProgressKey, device: str, row: Any, *, session_ended: bo
         device=device,
         device_seq=row["device_seq"],
         session_ended=session_ended,
+        erased_ms=row["erased_ms"],
     )
 
 

@@ -65,6 +65,7 @@ class Copies(HotClient):
                 state_fields,
                 state_bytes,
                 cold.key.member,
+                cold.erased_ms,
                 flat,
             )
         )

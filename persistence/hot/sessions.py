@@ -56,6 +56,7 @@ class Sessions(HotClient):
                 self._rules.session_expiry_ms,
                 self._rules.flush_interval_ms,
                 request.key.member,
+                -1 if request.token_ms is None else request.token_ms,
             )
         )
         reply = await self._run("open_session", list(self._keys.of_group(request.key)), [packed])

@@ -66,6 +66,7 @@ class Outcome(IntEnum):
     NO_DEVICE = 9  # this stream is not loaded: `install_device` first
     CHANGED = 10  # the session is not the one that was looked at: look again
     ACTIVE = 11  # the session was used since it was looked at: it does not end
+    ERASED = 12  # the token is from before the player was erased: close 4204
 
 
 @dataclass(slots=True)
@@ -134,7 +135,8 @@ class OpenSession:
     there now the answer is CHANGED. `session_id` equal to the seen id resumes it; another id ends the seen session with
     `end_entry` and starts the new one with `start_entry`. The new connection number is
     max(Redis TIME in ms, stored + 1, `connection_min`). A `restore` re-creates a session that Redis forgot with exactly
-    the number `connection_min`, and is FENCED when a higher one is there.
+    the number `connection_min`, and is FENCED when a higher one is there. `token_ms` is when the token that was shown
+    was issued at the latest, None for a resume without one: one from before an erase of this player is ERASED.
     """
 
     key: ProgressKey
@@ -148,6 +150,7 @@ class OpenSession:
     start_entry: SessionEntry | None
     end_entry: SessionEntry | None
     restore: bool = False
+    token_ms: int | None = None
 
 
 @dataclass(slots=True)

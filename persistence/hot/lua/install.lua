@@ -11,7 +11,7 @@ KEYS
   quarantined  zset    progress put aside, by the time it was
 ARGV
   request   msgpack array: copy, row_id, version, last_entry, read_started_ms, deadline_ms, idle_s, device, device_seq,
-            state_fields, state_bytes, member, fields (flat: field, value, …)
+            state_fields, state_bytes, member, erased_ms, fields (flat: field, value, …)
 RETURNS
   {outcome, thrown}: 1 installed · 0 a copy is there and stays · -1 too late: what was read is too old or was erased ·
   2 a diverged copy was replaced and `thrown` of its entries with it
@@ -21,7 +21,7 @@ local request = cmsgpack.unpack(ARGV[1])
 local copy, row_id, version, last_entry = request[1], request[2], request[3], request[4]
 local read_started_ms, deadline_ms, idle_s = request[5], request[6], request[7]
 local device, device_seq = request[8], request[9]
-local state_fields, state_bytes, member, fields = request[10], request[11], request[12], request[13]
+local state_fields, state_bytes, member, erased_ms, fields = request[10], request[11], request[12], request[13], request[14]
 
 local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -63,6 +63,8 @@ redis.call('DEL', progress, pending)
 redis.call('HSET', progress, 'copy', copy, 'row', row_id, 'version', integer(version), 'base_version', integer(version), 'base_id', last_entry,
   'offset', '0', 'base_offset', '0', 'state_fields', integer(state_fields), 'state_bytes', integer(state_bytes),
   'accepted:' .. device, integer(device_seq), 'saved:' .. device, integer(device_seq))
+-- An earlier player of this id was erased: tokens from before count for nothing, and no read of Postgres will say so.
+if erased_ms > 0 then redis.call('HSET', progress, 'erased_ms', integer(erased_ms)) end
 -- The gateway that welcomed last still holds the player, and is told what is saved.
 if there[4] then redis.call('HSET', progress, 'node', there[4]) end
 for first = 1, #fields, 1000 do

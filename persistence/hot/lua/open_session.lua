@@ -11,8 +11,8 @@ KEYS
   expiry    zset   players by the time their session expires
 ARGV
   request   msgpack array: user_id, experience, device, node, session_id, started_ms, claims, connection_min,
-            seen_id, seen_connection, start_id, start_body, end_id, end_body, restore, expiry_ms, flush_interval_ms, member;
-            an entry without an id is not appended
+            seen_id, seen_connection, start_id, start_body, end_id, end_body, restore, expiry_ms, flush_interval_ms, member,
+            token_ms (when the token was issued; -1 without one); an entry without an id is not appended
 RETURNS
   {outcome, connection, HGETALL of progress}; only OK carries the last two
 ]]
@@ -22,9 +22,9 @@ local user_id, experience, device, node = request[1], request[2], request[3], re
 local session_id, started_ms, claims, connection_min = request[5], request[6], request[7], request[8]
 local seen_id, seen_connection = request[9], request[10]
 local start_id, start_body, end_id, end_body = request[11], request[12], request[13], request[14]
-local restore, expiry_ms, flush_interval_ms, member = request[15], request[16], request[17], request[18]
+local restore, expiry_ms, flush_interval_ms, member, token_ms = request[15], request[16], request[17], request[18], request[19]
 
-local OK, MISSING, FENCED, NO_DEVICE, CHANGED = 0, 2, 5, 9, 10
+local OK, MISSING, FENCED, NO_DEVICE, CHANGED, ERASED = 0, 2, 5, 9, 10, 12
 local ENTRY_OVERHEAD_BYTES = 112
 
 local time = redis.call('TIME')
@@ -42,8 +42,9 @@ if restore then
 elseif held_id ~= seen_id or held_connection ~= seen_connection then
   return {CHANGED}
 end
-local hot = redis.call('HMGET', progress, 'copy', 'version', 'base_version', 'offset', 'accepted:' .. device)
+local hot = redis.call('HMGET', progress, 'copy', 'version', 'base_version', 'offset', 'accepted:' .. device, 'erased_ms')
 if not hot[1] then return {MISSING} end
+if hot[6] and token_ms >= 0 and token_ms <= tonumber(hot[6]) then return {ERASED} end
 if not hot[5] then return {NO_DEVICE} end
 
 local connection = connection_min

@@ -1,14 +1,19 @@
 -- name: open_progress
 -- A hello: one statement, so one commit, whoever comes. A token tells whole seconds: only one that is surely from before
--- an erase is refused for its age.
-SELECT is_erased, id, version, last_entry, state, kinds, device_seq
+-- an erase is refused for its age. `erased_ms` goes into the hot copy, where later hellos are compared with it.
+SELECT is_erased, id, version, last_entry, state, kinds, device_seq,
+       COALESCE((SELECT floor(extract(epoch FROM LEAST(e.erased_at, timestamptz '9999-12-31')) * 1000)::bigint
+                 FROM erased_players e WHERE e.user_hash = $5), 0) AS erased_ms
 FROM open_progress($1, $2, $3, to_timestamp($4::float8) + interval '1 second', $5, $6);
 
 -- name: find_progress
--- Hydrate: a progress, how far one of its devices got, and whether one session has ended, in one statement and so at one instant.
+-- Hydrate: a progress, how far one of its devices got, whether one session has ended, and when an earlier player of this
+-- id was erased, in one statement and so at one instant.
 SELECT p.id, p.version, p.last_entry, p.state::text AS state, p.kinds::text AS kinds,
        COALESCE((SELECT d.last_seq FROM device_streams d WHERE d.experience_progress_id = p.id AND d.device_id = $3), 0) AS device_seq,
-       COALESCE((SELECT s.ended_at IS NOT NULL FROM player_sessions s WHERE s.id = $4), false) AS session_ended
+       COALESCE((SELECT s.ended_at IS NOT NULL FROM player_sessions s WHERE s.id = $4), false) AS session_ended,
+       COALESCE((SELECT floor(extract(epoch FROM LEAST(e.erased_at, timestamptz '9999-12-31')) * 1000)::bigint
+                 FROM erased_players e WHERE e.user_hash = $5), 0) AS erased_ms
 FROM player_profiles f
 JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = $2
 WHERE f.user_id = $1;
