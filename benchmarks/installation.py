@@ -37,7 +37,6 @@ from gateway.app.settings import list_settings
 
 START_DEADLINE_S = 90.0
 STOP_DEADLINE_S = 40.0
-TREES = ("postgres", "valkey", "flusher-1")
 
 DIFFERENT: dict[str, Any] = {
     # All players of a benchmark come from one address, and most of them at once.
@@ -136,11 +135,20 @@ class Installation:
             )
         )
 
-    async def read_versions(self) -> dict[str, str]:
+    async def describe(self) -> dict[str, Any]:
+        """Servers, and every setting of theirs and ours that is not the default of production."""
         info = await self.redis.info("server")
+        redis = await self.redis.config_get("append*")
+        shown = "SELECT name, setting || coalesce(unit, '') FROM pg_settings WHERE source = 'command line' ORDER BY 1"
         return {
             "valkey": str(info.get("valkey_version") or info.get("redis_version")),
             "postgres": str(await self.database.fetchval("SHOW server_version")),
+            "settings": dict(self.settings),
+            "pinned": self.cores.describe() if self.is_pinned else "not pinned",
+            "valkey_settings": {_text(name): _text(value) for name, value in redis.items()},
+            "postgres_settings": {
+                name: value for name, value in await self.database.fetch(shown) if "director" not in name
+            },
         }
 
 
@@ -156,6 +164,7 @@ async def run_installation(
     """
     changed = {**DIFFERENT, **(settings or {})}
     folder = Path(tempfile.mkdtemp(prefix="wayhold-bench-"))
+    folder.chmod(0o711)  # Postgres runs as another user when we are root
     process = None
     try:
         data_dir = folder / "data"
@@ -226,6 +235,10 @@ async def _stop(process: subprocess.Popen[bytes]) -> None:
         if time.monotonic() > give_up_at:
             process.kill()  # its children notice by themselves
         await asyncio.sleep(0.05)
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _list_last(lines: Iterable[str]) -> list[str]:

@@ -5,7 +5,7 @@ Promise: an open loop keeps its schedule whatever the answers do: update k is du
 counts from then, so that a stall is charged to every update that waited for it. How late this process itself was with
 sending is told beside it. Every order is answered with one line and ends by its own deadline.
 
-Orders (`do`) are methods of `Load`: connect, seed, closed, open, wait_saved, drop, counts, leave. The other side is
+Orders (`do`) are methods of `Load`, one at a time; `end` alone may come while another runs. The other side is
 load_processes.py.
 """
 
@@ -34,7 +34,10 @@ TOKEN_TTL_S = 86_400
 PING_SHARE = 0.8
 """Of the heartbeat interval, after which a silent player sends a ping."""
 CONNECTING_MAX = 256
+TICK_MIN_S = 0.00025
+"""How finely an open loop sends. Finer costs more than it tells: it is part of what `sent_late` says."""
 ATTEMPT_PAUSE_S = 0.5
+ORDERS = frozenset({"connect", "seed", "closed", "open", "latency_between", "wait_saved", "drop", "leave"})
 GRACE_S = 10.0
 """How long after the end of a loop answers are still waited for."""
 
@@ -48,11 +51,13 @@ class Load:
             make_token=lambda index: make_token(secret, make_user_id(run, index), TOKEN_TTL_S),
         )
         self.players = [Player(self.crowd, plan["first"] + index) for index in range(plan["players"])]
+        self.end = asyncio.Event()
+        """Set by the order `end`: an open loop stops early."""
         self._shuffle = random.Random(plan["first"])
 
     async def run(self, order: dict[str, Any]) -> dict[str, Any]:
         do = order.pop("do")
-        if do not in ("connect", "seed", "closed", "open", "wait_saved", "drop", "counts", "leave"):
+        if do not in ORDERS:
             raise ValueError(f"no such order: {do}")
         found: dict[str, Any] = await getattr(self, do)(**order)
         return found
@@ -122,7 +127,7 @@ class Load:
         await self._wait(lambda: self._unacked() == 0, timeout_s)
         return {"unacked": self._unacked(), "counts": self._counts()}
 
-    async def closed(self, seconds: float, warm: bool = False) -> dict[str, Any]:
+    async def closed(self, seconds: float) -> dict[str, Any]:
         """Every player has one update outstanding, always."""
         crowd = self.crowd
         self._forget_times()
@@ -149,7 +154,10 @@ class Load:
         }
 
     async def open(self, per_s: float, seconds: float, reads_saved: bool = False) -> dict[str, Any]:
-        """`per_s` updates per second over all players, evenly spread, whatever the answers do."""
+        """
+        `per_s` updates per second over all players, evenly spread, whatever the answers do, for `seconds` or until
+        `end`. With `reads_saved` also how long each waited until it was told to be saved.
+        """
         crowd = self.crowd
         players = [player for player in self.players if player.is_welcome]
         self._shuffle.shuffle(players)
@@ -165,7 +173,8 @@ class Load:
         crowd.reads_all = reads_saved
         acked_before = crowd.tally.acked
         todo, done, skipped = int(per_s * seconds), 0, 0
-        ended = asyncio.Event()
+        ended = self.end
+        ended.clear()
 
         def send_due() -> None:
             nonlocal done, skipped
@@ -183,7 +192,7 @@ class Load:
             if done >= todo:
                 ended.set()
 
-        with run_often(send_due, max(0.0001, min(0.001, 1 / per_s))):
+        with run_often(send_due, max(TICK_MIN_S, min(0.001, 1 / per_s))), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), seconds + 30)
         sending_s = clock() - start
         await self._wait(lambda: self._unacked() == 0, GRACE_S)
@@ -197,6 +206,7 @@ class Load:
             "sent": done,
             "offline": skipped,
             "acked": crowd.tally.acked - acked_before,
+            "acked_in_all": crowd.tally.acked - acked_before,
             "unacked": unacked,
             "latency": describe(crowd.tally.latencies),
             "lag": describe(crowd.tally.lags) if reads_saved else None,
@@ -215,8 +225,13 @@ class Load:
         await self._wait(lambda: not any(player.is_open for player in self.players), GRACE_S)
         return {"open": sum(player.is_open for player in self.players)}
 
-    async def counts(self) -> dict[str, Any]:
-        return self._counts()
+    async def latency_between(self, since: float, until: float) -> dict[str, Any]:
+        """Of the last open loop: the latencies of updates that were due between two moments of the monotonic clock."""
+        tally = self.crowd.tally
+        chosen = array(
+            "d", (took for due, took in zip(tally.dues, tally.latencies, strict=True) if since <= due <= until)
+        )
+        return describe(chosen) or {}
 
     async def leave(self, timeout_s: float) -> dict[str, Any]:
         """End all sessions politely."""
@@ -245,6 +260,7 @@ class Load:
 
     def _forget_times(self) -> None:
         self.crowd.tally.latencies = array("d")
+        self.crowd.tally.dues = array("d")
         self.crowd.tally.lags = array("d")
 
     def _counts(self) -> dict[str, Any]:
@@ -339,12 +355,23 @@ async def serve() -> None:
     load = Load(json.loads(await reader.readline()))
     say({"ready": True})
     pings = asyncio.create_task(load.ping_for_ever())
+    running: asyncio.Task[None] | None = None
     while line := await reader.readline():
-        try:
-            say(await load.run(json.loads(line)))
-        except Exception as error:
-            say({"failed": repr(error)})
+        order = json.loads(line)
+        if order["do"] == "end":
+            load.end.set()
+            continue
+        if running is not None:
+            await running
+        running = asyncio.create_task(answer(load, order))
     pings.cancel()
+
+
+async def answer(load: Load, order: dict[str, Any]) -> None:
+    try:
+        say(await load.run(order))
+    except Exception as error:
+        say({"failed": repr(error)})
 
 
 def say(facts: dict[str, Any]) -> None:

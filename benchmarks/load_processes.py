@@ -15,7 +15,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 ROOT = Path(__file__).parents[1]
 SLACK_S = 60.0
@@ -24,6 +24,17 @@ LINE_BYTES_MAX = 1 << 20
 
 class LoadFailed(Exception):
     """Players could not do what they were told."""
+
+
+class Target(Protocol):
+    """Where players go, and the key that their tokens are made with."""
+
+    @property
+    def host(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def secret(self) -> str: ...
 
 
 class LoadProcess:
@@ -62,7 +73,7 @@ class LoadProcess:
 
 @asynccontextmanager
 async def run_load(
-    *, host: str, port: int, secret: str, players: int, run: str, first: int = 0, dialect: str = "wayhold"
+    target: Target, *, players: int, run: str, first: int = 0, dialect: str = "wayhold"
 ) -> AsyncIterator[LoadProcess]:
     """Players `first` … of a run; the same run and number is the same player in every process."""
     process = await asyncio.create_subprocess_exec(
@@ -77,9 +88,9 @@ async def run_load(
     try:
         await load.write(
             {
-                "host": host,
-                "port": port,
-                "secret": secret,
+                "host": target.host,
+                "port": target.port,
+                "secret": target.secret,
                 "players": players,
                 "run": run,
                 "first": first,

@@ -21,7 +21,7 @@ import msgpack
 
 from benchmarks.walk_step import DEVICE, EXPERIENCE, StepFrames, make_frame, make_seeding
 
-clock = time.perf_counter
+clock = time.monotonic  # one clock for all processes of this machine
 
 _ACK = b"\x84\xa1t\xa3ack\xa3seq"
 _PATH = "/v1/play"
@@ -41,6 +41,8 @@ class Tally:
     lost_sockets: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     latencies: array[float] = field(default_factory=lambda: array("d"))
+    dues: array[float] = field(default_factory=lambda: array("d"))
+    """When the update of each latency was due (open loop only)."""
     lags: array[float] = field(default_factory=lambda: array("d"))
 
     def note_error(self, what: str) -> None:
@@ -222,8 +224,11 @@ class Player(asyncio.Protocol):
                 self.sent_at = now
                 self.send_update()
         elif crowd.due_of is not None:
+            tally = crowd.tally
             for each in range(max(acked, self.base) + 1, seq + 1):
-                crowd.tally.latencies.append(now - crowd.due_of(self, each))
+                due = crowd.due_of(self, each)
+                tally.dues.append(due)
+                tally.latencies.append(now - due)
 
     def take_saved(self, seq: int) -> None:
         saved = self.saved
