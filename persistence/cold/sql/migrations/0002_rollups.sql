@@ -107,6 +107,19 @@ CREATE FUNCTION time_spent_ms(data jsonb) RETURNS integer LANGUAGE sql IMMUTABLE
     END
 $$;
 
+-- The level that a profile's totals come to. Points: so many per hour played, per kilometre, per achievement, each
+-- rounded down; level 2 takes `step_points`, every further level `step_points` more than the one before it took.
+CREATE FUNCTION account_level_of(
+    playtime_ms bigint, distance_micrometers bigint, achievements bigint,
+    points_per_hour bigint, points_per_km bigint, points_per_achievement bigint, step_points bigint, level_max bigint
+) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT LEAST(level_max, floor((1 + sqrt((1 + 8 * ((
+        playtime_ms * points_per_hour / 3600000
+        + GREATEST(distance_micrometers, 0) / 1000000 * points_per_km / 1000
+        + achievements * points_per_achievement
+    ) / step_points))::double precision)) / 2))::integer
+$$;
+
 -- Compute the rollups again from the events, from a day on (UTC) and for one experience or all. Exact beside flushers
 -- that run: they wait. Days from which events were removed must not be asked for: their totals would shrink.
 CREATE FUNCTION rebuild_rollups(first_day date DEFAULT '-infinity', only_experience text DEFAULT NULL)
@@ -114,8 +127,7 @@ RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     since timestamptz := first_day::timestamp AT TIME ZONE 'UTC';
 BEGIN
-    -- In the order of a flush, contents first: whoever has written events is waited for, nobody who waits for us is.
-    LOCK TABLE contents IN SHARE ROW EXCLUSIVE MODE;
+    -- Everybody else writes events first, then contents and rollups: whoever is at it is waited for, nobody else begins.
     LOCK TABLE player_progress_events IN SHARE MODE;
 
     INSERT INTO contents (experience_id, event_type, content_id)
