@@ -38,6 +38,7 @@ from protocol.client.player_client import PlayerClient
 from protocol.closes import CloseCode
 from tests.faults.disk_full import disk_full
 from tests.faults.kinds import Scene, StaleReplicaPromoted, ValkeyEmptied, database, valkey
+from tests.faults.lost_together import redis_and_device_lost
 from tests.faults.players import Crowd, PlayerProcesses
 from tests.faults.rig import Rig, RigPlan, run_rig
 from tests.waiting import wait_until
@@ -460,6 +461,7 @@ DRILLS: dict[str, Callable[[], Awaitable[str]]] = {
     "poison": poison,
     "valkey_full": valkey_full,
     "disk_full": disk_full,
+    "redis_and_device_lost": redis_and_device_lost,
 }
 
 

@@ -135,6 +135,16 @@ class PlayerProcesses:
             process.kill()
         await asyncio.gather(*(process.wait_end() for process in self._processes))
 
+    async def play_for(self, seconds: float) -> None:
+        """Let them play until this long after the start of the last one."""
+        until_ms = self.start_ms + (self._crowd.ramp_s + seconds) * 1000
+        await asyncio.sleep(max(0.0, (until_ms - now_ms()) / 1000))
+
+    def delete_journals(self) -> None:
+        """The devices are gone; what players did and heard stays in their histories."""
+        for path in self._folder.glob("player-*"):
+            path.unlink()
+
     def histories(self) -> list[PlayerHistory]:
         histories = read_histories(sorted(self._folder.glob("history-*.jsonl")))
         note_untold_voids(histories)

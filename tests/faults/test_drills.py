@@ -25,3 +25,8 @@ async def test_erase_at_a_step_of_a_flush_leaves_nothing_and_nothing_returns() -
 @pytest.mark.slow
 async def test_poison_holds_up_nobody_else() -> None:
     await drills.poison()
+
+
+@pytest.mark.slow
+async def test_redis_and_device_lost_together_cost_at_most_one_flush_interval_and_one_flush() -> None:
+    await drills.redis_and_device_lost(players=30, seconds=1.5)
