@@ -21,6 +21,7 @@ Not here: what a client may ask for (effects.py, events.py), and where fields ar
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, MutableMapping
 from decimal import Decimal
 from typing import Any, Final, Literal
@@ -43,6 +44,7 @@ from protocol.values import (
     millionths_number,
     millionths_text,
     parse_json,
+    quoted,
 )
 
 Kind = Literal["value", "counter", "set", "group"]
@@ -100,7 +102,7 @@ def document(fields: Mapping[str, str | bytes]) -> dict[str, Any]:
             case "counter":
                 shown[name] = millionths_number(int(held))
             case "set":
-                shown[name] = sorted(held)
+                shown[name] = held
             case "group":
                 shown[name] = {
                     key: parse_json(leaf) if leaf_kind == "value" else millionths_number(int(leaf))
@@ -127,7 +129,7 @@ def join_state(fields: Mapping[str, str | bytes]) -> tuple[str, str]:
             case "counter":
                 text = millionths_text(int(held))
             case "set":
-                text = _canonical_text(sorted(held))
+                text = "[" + ",".join(map(quoted, held)) + "]"
             case _:
                 leaves: list[str] = []
                 for key, (leaf_kind, leaf) in sorted(held.items()):
@@ -137,10 +139,10 @@ def join_state(fields: Mapping[str, str | bytes]) -> tuple[str, str]:
                             kinds[f"{name}.{key}"] = "v"
                     else:
                         leaf_text = millionths_text(int(leaf))
-                    leaves.append(f"{_canonical_text(key)}:{leaf_text}")
+                    leaves.append(f"{quoted(key)}:{leaf_text}")
                 text = "{" + ",".join(leaves) + "}"
-        parts.append(f"{_canonical_text(name)}:{text}")
-    return "{" + ",".join(parts) + "}", _canonical_text(kinds)
+        parts.append(f"{quoted(name)}:{text}")
+    return "{" + ",".join(parts) + "}", _canonical_text(kinds) if kinds else "{}"
 
 
 def split_state(state_json: str, kinds_json: str = "{}") -> dict[str, bytes]:
@@ -272,23 +274,38 @@ _READ_AS_OTHER_KIND: Final = _READ_AS_COUNTER | {"[", "{"}
 
 
 def _gather(fields: Mapping[str, str | bytes]) -> dict[str, tuple[Kind, Any]]:
-    """Top-level name → (kind, what it holds): text of a value or counter, list of members, or the leaves of a group."""
+    """
+    Top-level name → (kind, what it holds): text of a value or counter, sorted list of members, or the leaves of a group.
+
+    Members are most of a state and every flush reads all of them: sorted once, each set is one slice.
+    """
     gathered: dict[str, tuple[Kind, Any]] = {}
-    for field, stored in fields.items():
+    names = sorted(fields)
+    at, end = bisect_left(names, "m:"), bisect_left(names, "m;")
+    others = names[:at] + names[end:]
+    while at < end:
+        first = names[at]
+        dot = first.find(".")
+        if dot < 0:
+            raise ValueRefused("a member that is in no set")
+        # "/" comes right after ".": everything before it starts as the first one does.
+        stop = bisect_left(names, first[:dot] + "/", at, end)
+        member_at = dot + 1
+        gathered[first[2:dot]] = ("set", [name[member_at:] for name in names[at:stop]])
+        at = stop
+    for field in others:
         prefix, path = field[:2], field[2:]
-        name, dot, key = path.partition(".")
         if prefix == "v:" or prefix == "c:":
             kind: Kind = "value" if prefix == "v:" else "counter"
-            if dot:
-                gathered.setdefault(name, ("group", {}))[1][key] = (kind, stored)
+            name, dotted, key = path.partition(".")
+            if dotted:
+                gathered.setdefault(name, ("group", {}))[1][key] = (kind, fields[field])
             else:
-                gathered[name] = (kind, stored)
-        elif prefix == "m:":
-            gathered.setdefault(name, ("set", []))[1].append(key)
+                gathered[name] = (kind, fields[field])
         elif prefix == "s:":
-            gathered.setdefault(name, ("set", []))
+            gathered.setdefault(path, ("set", []))
         elif prefix == "g:":
-            gathered.setdefault(name, ("group", {}))
+            gathered.setdefault(path, ("group", {}))
         else:
             raise ValueRefused("a field that is no part of a state")
     return gathered
