@@ -31,6 +31,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # Operations on all of persistence at once; they stand above its parts.
     "persistence.erase": _PERSISTENCE,
     "persistence.dead_letters": _PERSISTENCE,
+    "persistence.fill": _PERSISTENCE,
     "gateway.telemetry": _PERSISTENCE,
     "gateway.sessions": ("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
 }
@@ -40,6 +41,7 @@ LAYERS["gateway.liveops"] = LAYERS["gateway.sockets"]
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),
     *("persistence.flusher", "persistence.embedded", "persistence.erase", "persistence.dead_letters"),
+    "persistence.fill",
 )
 # Simulated players stand beside everything: a load test that leaned on the gateway's code would share its mistakes.
 LAYERS["loadtest"] = ("protocol", "protocol.client")
