@@ -8,7 +8,7 @@ with everything on that a flush does: log match, foreign keys, checks, totals, r
     states   one update per progress and flush, states of about 3 KB: what counts is the state's row
 
 What players did is put into Redis through the product's own script, outside the measured time; measured is
-`Flusher.flush_due` until nothing is left, from the claim to the settle. CPU is the kernel's own account of this process,
+`Flusher.flush_due` until nothing is left, from claim to settle. CPU is the kernel's own account of this process,
 of Redis and of Postgres with all its processes. It does not show: a network between the three, a disk that is slow to
 sync, tables that no longer fit into memory.
 """

@@ -275,7 +275,7 @@ _READ_AS_OTHER_KIND: Final = _READ_AS_COUNTER | {"[", "{"}
 
 def _gather(fields: Mapping[str, str | bytes]) -> dict[str, tuple[Kind, Any]]:
     """
-    Top-level name → (kind, what it holds): text of a value or counter, sorted list of members, or the leaves of a group.
+    Top-level name → (kind, what it holds): text of a value or counter, sorted members, or the leaves of a group.
 
     Members are most of a state and every flush reads all of them: sorted once, each set is one slice.
     """
