@@ -7,7 +7,7 @@ import itertools
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any
@@ -23,6 +23,7 @@ from persistence.cold.store import ColdStore
 from persistence.flusher.flusher import Flusher
 from persistence.hot.store import HotStore
 from protocol.codec import Codec, codec_named
+from protocol.experience import ExperienceDefinition
 
 SECRET = b"a secret of the tests that is long enough"
 EXPERIENCE = "wylding-woods"
@@ -180,6 +181,7 @@ async def run_rig(
     flush_interval_s: float = 0.2,
     play: PlaySettings | None = None,
     pending_updates_max: int = 5000,
+    definitions: Mapping[str, ExperienceDefinition] | None = None,
     **rules: Any,
 ) -> AsyncIterator[Rig]:
     """A node with everything but flushers."""
@@ -191,7 +193,7 @@ async def run_rig(
         pending_updates_max=pending_updates_max,
     )
     cold = await ColdStore.open(database_url, pool_max=4)
-    node = Node(chosen, hot, cold, Tokens(SECRET))
+    node = Node(chosen, hot, cold, Tokens(SECRET), definitions=definitions)
     server = PlayServer(
         play or PlaySettings(hello_timeout_s=chosen.hello_timeout_s, handshakes_per_s=10_000),
         wheel=node.wheel,
