@@ -26,9 +26,11 @@ from typing import Any
 
 import asyncpg
 
+from loadtest.experience import find_privacy
 from loadtest.history import PlayerHistory, Step, StreamHistory, now_ms
 from loadtest.state_model import StateModel, list_differences
 from loadtest.stored import StoredProgress, StoredRow, connect, list_progress
+from protocol.experience import Privacy, round_location
 
 FINDINGS_MAX = 50
 ACCEPTED_MIN = 0.95
@@ -256,7 +258,8 @@ class _ProgressAudit:
             self._report.unanswered_saved += 1
         else:
             self._report.saved += 1
-        for what in _list_row_differences(step, row, self._timestamp_tolerance_s):
+        privacy = find_privacy(self._history.experience)
+        for what in _list_row_differences(step, row, privacy, self._timestamp_tolerance_s):
             self._find("state_mismatches", step.device, step.seq, what)
 
     def _check_order(self) -> None:
@@ -384,15 +387,17 @@ def _did(is_so: bool) -> str:
     return "did" if is_so else "did not"
 
 
-def _list_row_differences(step: Step, row: StoredRow, tolerance_s: float) -> Iterable[str]:
-    """Where a row differs from the update it was made of."""
+def _list_row_differences(step: Step, row: StoredRow, privacy: Privacy, tolerance_s: float) -> Iterable[str]:
+    """Where a row differs from what may be kept of the update it was made of."""
     event = step.event
+    lat, lng = (event.get("lat"), event.get("lng")) if event is not None else (None, None)
+    lat, lng = round_location(privacy, lat, lng)
     expected: dict[str, Any] = {
         "event_type": event["type"] if event is not None else "update",
         "content_id": event.get("content_id") if event is not None else None,
         "data": (event.get("data") or {}) if event is not None else step.effects,
-        "location_lat": event.get("lat") if event is not None else None,
-        "location_lng": event.get("lng") if event is not None else None,
+        "location_lat": lat,
+        "location_lng": lng,
     }
     actual = {
         "event_type": row.event_type,

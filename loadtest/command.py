@@ -30,7 +30,7 @@ from typing import Any
 import asyncpg
 
 from loadtest.audit import ACCEPTED_MIN, AuditReport, audit_with
-from loadtest.experience import WYLDING_WOODS
+from loadtest.experience import WYLDING_WOODS, find_privacy
 from loadtest.faults import KILLABLE, frozen, kill_processes
 from loadtest.history import PlayerHistory, note_untold_voids, now_ms, read_histories
 from loadtest.player import Habits
@@ -51,6 +51,7 @@ from loadtest.target import (
     check_json_file,
     find_target,
 )
+from protocol.experience_file import ExperienceRefused
 
 PLAYERS_MAX = 100_000
 # What a gateway takes without making anybody wait; see its setting for handshakes.
@@ -115,13 +116,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         options = read_options(args)
         check_json_file(args.json)
+        find_privacy(options.experience)  # a definition that cannot be used is found before anybody plays
         target = find_target(args)
         if target.database_url is None:
             raise TargetMissing("the audit needs the database: say --database-url (or set DATABASE_URL)")
         if options.needs_processes:
             target.list_processes()
         return asyncio.run(_run(options, target))
-    except TargetRefused as refused:
+    except (TargetRefused, ExperienceRefused) as refused:
         print(f"wayhold loadtest: {refused}", file=sys.stderr)
         return EXIT_USAGE
     except TargetMissing as missing:

@@ -1,54 +1,75 @@
 """
-Wylding Woods, the example experience: 37 waypoints around Mill Valley with their quests and items.
+What simulated players play: an experience with its places and things, from the definitions of the installation.
 
-Three waypoints are the data model's (`1_inter_woander_storefront`, `8_inter_gravity_car`,
-`13_inter_lending_library_story_anchor`). The other 34 are invented here and say so (`is_invented`), as are all
-places but the gravity car's: they make a loop of more than two kilometres at walking distances from it.
+A definition is read from `WAYHOLD_EXPERIENCES_DIR` where that is set, else from those that are shipped; Wylding Woods
+is always there. An experience without a definition has no places of its own.
 
-Not here: what a player does at a waypoint (walk_plan.py, storyline.py).
+Not here: what a player does at a waypoint (walk_plan.py, storyline.py), and what a definition may say
+(protocol.experience).
 """
 
 from __future__ import annotations
 
+import importlib.resources
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+from protocol.experience import ExperienceDefinition, Privacy, Waypoint
+from protocol.experience_file import ExperienceRefused, parse_experience
+
+EXPERIENCES_DIR = "WAYHOLD_EXPERIENCES_DIR"
+DEFINITION_BYTES_MAX = 4 << 20
+EARTH_RADIUS_M = 6_371_008.8
 
 
-@dataclass(frozen=True, slots=True)
-class Waypoint:
-    """A place of an experience and what a player finds there."""
-
-    content_id: str
-    lat: float
-    lng: float
-    is_invented: bool = True
-    item: str | None = None  # goes into the inventory, once
-    collectible: tuple[str, int] | None = None  # a thing that is counted, and how many lie here
-    starts: str | None = None  # a quest
-    completes: str | None = None  # a quest that an earlier waypoint started
-    opens: str | None = None  # an area
-    flag: str | None = None
-    achievement: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Experience:
-    """What a player can play: an id and its waypoints in walking order."""
+    """What a player can play."""
 
-    experience_id: str
-    title: str
-    waypoints: tuple[Waypoint, ...]
+    definition: ExperienceDefinition
 
-    def find_waypoint(self, content_id: str) -> Waypoint | None:
-        return next((waypoint for waypoint in self.waypoints if waypoint.content_id == content_id), None)
+    @property
+    def experience_id(self) -> str:
+        return self.definition.experience_id
+
+    @property
+    def title(self) -> str:
+        return self.definition.name
+
+    @property
+    def waypoints(self) -> tuple[Waypoint, ...]:
+        """In walking order."""
+        return self.definition.waypoints
+
+    @cached_property
+    def collectibles(self) -> tuple[str, ...]:
+        """Things that are counted rather than carried."""
+        return tuple(sorted({key for waypoint in self.waypoints for key, _ in waypoint.collectibles}))
+
+    @cached_property
+    def items(self) -> tuple[str, ...]:
+        """Things that are carried."""
+        return tuple(item.id for item in self.definition.items if item.id not in self.collectibles)
+
+    @property
+    def quests(self) -> tuple[str, ...]:
+        return tuple(quest.id for quest in self.definition.quests)
+
+    @property
+    def achievements(self) -> tuple[str, ...]:
+        return tuple(achievement.id for achievement in self.definition.achievements)
+
+    def find_waypoint(self, waypoint_id: str) -> Waypoint | None:
+        return next((waypoint for waypoint in self.waypoints if waypoint.id == waypoint_id), None)
 
     def nearest_waypoint(self, lat: float, lng: float) -> tuple[Waypoint, float]:
         """The waypoint closest to a location, and how many metres away it is."""
         nearest = min(self.waypoints, key=lambda waypoint: distance_m(lat, lng, waypoint.lat, waypoint.lng))
         return nearest, distance_m(lat, lng, nearest.lat, nearest.lng)
-
-
-EARTH_RADIUS_M = 6_371_008.8
 
 
 def distance_m(lat_a: float, lng_a: float, lat_b: float, lng_b: float) -> float:
@@ -59,91 +80,46 @@ def distance_m(lat_a: float, lng_a: float, lat_b: float, lng_b: float) -> float:
     return 2 * EARTH_RADIUS_M * math.asin(math.sqrt(min(1.0, chord)))
 
 
-_WYLDING_WOODS_WAYPOINTS = (
-    Waypoint(
-        "1_inter_woander_storefront",
-        37.904804,
-        -122.549093,
-        is_invented=False,
-        item="compass",
-        starts="discover_woander",
-        achievement="first_waypoint",
-    ),
-    Waypoint("2_inter_depot_clock", 37.904571, -122.548535, collectible=("brass_tokens", 1)),
-    Waypoint("3_inter_lytton_redwood", 37.904333, -122.548038, collectible=("mystical_flowers", 1)),
-    Waypoint("4_inter_bookshop_window", 37.904483, -122.547477, item="map"),
-    Waypoint(
-        "5_inter_miller_mural", 37.904834, -122.546909, starts="collect_artist_tools", collectible=("artist_tools", 1)
-    ),
-    Waypoint("6_inter_sunnyside_stair", 37.905292, -122.546677),
-    Waypoint("7_inter_baggage_shed", 37.905641, -122.547141, item="brass_key"),
-    Waypoint(
-        "8_inter_gravity_car",
-        37.905696,
-        -122.547701,
-        is_invented=False,
-        completes="discover_woander",
-        flag="gravity_car_activated",
-    ),
-    Waypoint("9_inter_el_paseo_arch", 37.905801, -122.548379, starts="explore_el_paseo"),
-    Waypoint(
-        "10_inter_el_paseo_courtyard",
-        37.906149,
-        -122.548709,
-        completes="explore_el_paseo",
-        opens="el_paseo",
-        flag="mailbox_opened",
-    ),
-    Waypoint("11_inter_throckmorton_marquee", 37.906314, -122.549286, starts="find_the_library"),
-    Waypoint("12_inter_bernard_bench", 37.906591, -122.549801, collectible=("brass_tokens", 2)),
-    Waypoint(
-        "13_inter_lending_library_story_anchor",
-        37.906842,
-        -122.550444,
-        is_invented=False,
-        completes="find_the_library",
-        flag="library_story_unlocked",
-        item="library_card",
-    ),
-    Waypoint("14_inter_elma_footbridge", 37.907139, -122.551169, starts="follow_the_creek"),
-    Waypoint("15_inter_old_mill_wheel", 37.907664, -122.551659, collectible=("artist_tools", 1)),
-    Waypoint("16_inter_sawpit_stone", 37.907998, -122.552247, item="lamp"),
-    Waypoint("17_inter_creek_stepping_stones", 37.908290, -122.552811),
-    Waypoint("18_inter_fern_hollow", 37.908707, -122.553393, collectible=("mystical_flowers", 2)),
-    Waypoint("19_inter_cascade_pool", 37.909217, -122.553973, completes="follow_the_creek", opens="cascade_canyon"),
-    Waypoint("20_inter_moss_amphitheatre", 37.909555, -122.554515),
-    Waypoint(
-        "21_inter_lantern_oak",
-        37.910112,
-        -122.555021,
-        starts="light_the_lanterns",
-        item="tinder_box",
-        achievement="halfway_round",
-    ),
-    Waypoint("22_inter_three_wells_gate", 37.910576, -122.554546),
-    Waypoint("23_inter_owl_lookout", 37.910979, -122.553873, flag="owl_seen"),
-    Waypoint("24_inter_ladder_of_roots", 37.910830, -122.553207, collectible=("brass_tokens", 1)),
-    Waypoint("25_inter_hollow_trunk", 37.910593, -122.552485),
-    Waypoint("26_inter_mushroom_ring", 37.910125, -122.551830, collectible=("mystical_flowers", 3)),
-    Waypoint("27_inter_whispering_wall", 37.909657, -122.551283, flag="secret_heard"),
-    Waypoint(
-        "28_inter_cathedral_grove", 37.909366, -122.550733, completes="light_the_lanterns", opens="cathedral_grove"
-    ),
-    Waypoint("29_inter_tin_fox_den", 37.908932, -122.550199),
-    Waypoint("30_inter_dipsea_first_step", 37.908637, -122.549588),
-    Waypoint("31_inter_glass_garden", 37.908312, -122.548862, item="glass_bead"),
-    Waypoint("32_inter_clockmaker_porch", 37.907924, -122.548277),
-    Waypoint("33_inter_painter_studio", 37.907595, -122.547788, collectible=("artist_tools", 2)),
-    Waypoint(
-        "34_inter_artist_alley", 37.907220, -122.547291, completes="collect_artist_tools", achievement="quest_master"
-    ),
-    Waypoint("35_inter_moon_gate", 37.906823, -122.546857, item="moon_charm"),
-    Waypoint("36_inter_summit_bell", 37.906298, -122.547021, flag="bell_rung"),
-    Waypoint("37_inter_homecoming_plaza", 37.905178, -122.547989, achievement="marathon_walker"),
-)
+def find_experience(experience_id: str, environment: Mapping[str, str] = os.environ) -> Experience | None:
+    """
+    The experience of that name, None when nothing is known of it.
 
-WYLDING_WOODS = Experience("wylding-woods", "Wylding Woods", _WYLDING_WOODS_WAYPOINTS)
-EXPERIENCES = {WYLDING_WOODS.experience_id: WYLDING_WOODS}
+    Raises:
+        ExperienceRefused: its definition cannot be used.
+    """
+    folder = environment.get(EXPERIENCES_DIR, "").strip()
+    shipped = importlib.resources.files("protocol.experiences")
+    file = (Path(folder).expanduser() if folder else shipped) / f"{experience_id}.toml"
+    if not file.is_file():
+        return WYLDING_WOODS if experience_id == WYLDING_WOODS.experience_id else None
+    try:
+        with file.open("rb") as source:
+            raw = source.read(DEFINITION_BYTES_MAX + 1)
+        text = raw.decode("utf-8-sig")
+    except OSError as fault:
+        raise ExperienceRefused(str(file), "", f"cannot be read ({fault.strerror})", "check its owner") from None
+    except UnicodeDecodeError:
+        raise ExperienceRefused(str(file), "", "not UTF-8", "save it as UTF-8") from None
+    if len(raw) > DEFINITION_BYTES_MAX:
+        raise ExperienceRefused(str(file), "", "too large", "split the experience")
+    return Experience(parse_experience(text, str(file), experience_id=experience_id))
 
-assert len(_WYLDING_WOODS_WAYPOINTS) == 37
-assert sum(not waypoint.is_invented for waypoint in _WYLDING_WOODS_WAYPOINTS) == 3
+
+@cache
+def find_privacy(experience_id: str) -> Privacy:
+    """What may be kept of locations there; everything where nothing else is said."""
+    found = find_experience(experience_id)
+    return found.definition.privacy if found is not None else Privacy()
+
+
+def make_unknown_experience(experience_id: str) -> Experience:
+    """One of which nothing is known but its name."""
+    return Experience(ExperienceDefinition(experience_id, experience_id))
+
+
+def _read_shipped(experience_id: str) -> Experience:
+    file = importlib.resources.files("protocol.experiences") / f"{experience_id}.toml"
+    return Experience(parse_experience(file.read_text(encoding="utf-8"), file.name, experience_id=experience_id))
+
+
+WYLDING_WOODS = _read_shipped("wylding-woods")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from loadtest.experience import EXPERIENCES, WYLDING_WOODS, Experience
+from loadtest.experience import WYLDING_WOODS, Experience, find_experience
 from loadtest.history import HistoryWriter
 from loadtest.player import Counts, Habits, SimulatedPlayer
 from loadtest.report import percentile
@@ -124,8 +124,9 @@ def _make_player(plan: PlayersPlan, index: int, writer: HistoryWriter, counts: C
 
 
 def _find_experience(experience_id: str) -> Experience:
-    """An experience that is not known here is played with the places of the one that is."""
-    return EXPERIENCES.get(experience_id, WYLDING_WOODS)
+    """An experience of which no places are known is played with those of Wylding Woods."""
+    found = find_experience(experience_id)
+    return found if found is not None and found.waypoints else WYLDING_WOODS
 
 
 def _find_source_address(url: str, index: int) -> tuple[str, int] | None:

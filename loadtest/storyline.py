@@ -17,6 +17,7 @@ from typing import Any
 
 from loadtest.experience import Experience, distance_m
 
+# What there is to play with in an experience that says nothing of it.
 ITEMS = tuple(f"item_{number:02}" for number in range(24))
 COLLECTIBLES = ("artist_tools", "mystical_flowers", "brass_tokens", "river.stones")
 QUESTS = ("discover_woander", "explore_el_paseo", "find_the_library", "collect_artist_tools", "follow_the_creek")
@@ -45,6 +46,10 @@ class Story:
 
     def __init__(self, experience: Experience, rng: random.Random) -> None:
         self._waypoints = experience.waypoints
+        self._items = experience.items or ITEMS
+        self._collectibles = experience.collectibles or COLLECTIBLES
+        self._quests = experience.quests or QUESTS
+        self._achievements = experience.achievements or ACHIEVEMENTS
         self._rng = rng
         self._at = rng.randrange(len(self._waypoints))
         self._active: list[str] = []
@@ -85,7 +90,7 @@ class Story:
         data = {"distance_traveled": walked_m, "time_spent": self._rng.randrange(5, 240)}
         event = {
             "type": "waypoint_visited",
-            "content_id": here.content_id,
+            "content_id": here.id,
             "data": data,
             "lat": here.lat,
             "lng": here.lng,
@@ -96,12 +101,12 @@ class Story:
         return StoryStep(event, effects)
 
     def _collect_item(self) -> StoryStep:
-        return StoryStep({"type": "item_collected", "content_id": self._rng.choice(ITEMS)})
+        return StoryStep({"type": "item_collected", "content_id": self._rng.choice(self._items)})
 
     def _collect_counted(self) -> StoryStep:
         count = self._rng.randrange(1, 6)
         return StoryStep(
-            {"type": "item_collected", "content_id": self._rng.choice(COLLECTIBLES), "data": {"count": count}}
+            {"type": "item_collected", "content_id": self._rng.choice(self._collectibles), "data": {"count": count}}
         )
 
     def _quest(self) -> StoryStep:
@@ -110,14 +115,14 @@ class Story:
             opened = [{"op": "add", "path": "unlocked_areas", "value": f"{quest}_area"}]
             data = {"completion_time_seconds": self._rng.randrange(60, 1800)}
             return StoryStep({"type": "quest_completed", "content_id": quest, "data": data}, opened)
-        quest = self._rng.choice(QUESTS)
+        quest = self._rng.choice(self._quests)
         if quest not in self._active:
             self._active.append(quest)
         return StoryStep({"type": "quest_started", "content_id": quest})
 
     def _arrive(self) -> StoryStep:
         here = self._waypoints[self._at]
-        return StoryStep({"type": "location_reached", "content_id": here.content_id, "lat": here.lat, "lng": here.lng})
+        return StoryStep({"type": "location_reached", "content_id": here.id, "lat": here.lat, "lng": here.lng})
 
     def _change_flags(self) -> StoryStep:
         flag = f"flags.{self._rng.choice(FLAGS)}"
@@ -148,7 +153,7 @@ class Story:
         return StoryStep(None, [{"op": op, "path": "friends_met", "value": self._rng.choice(FRIENDS)}])
 
     def _achieve(self) -> StoryStep:
-        return StoryStep({"type": "achievement_unlocked", "content_id": self._rng.choice(ACHIEVEMENTS)})
+        return StoryStep({"type": "achievement_unlocked", "content_id": self._rng.choice(self._achievements)})
 
     def _write_note(self) -> StoryStep:
         text = "".join(self._rng.choices("abc äöü ✨ \\\"'\n", k=self._rng.randrange(1, 200)))
@@ -159,7 +164,7 @@ class Story:
         return self._rng.choice(
             (
                 StoryStep({"type": "waypoint_visited", "data": {"distance_traveled": 3.5}}, expected_code=102),
-                StoryStep({"type": "item_collected", "content_id": ITEMS[0], "lat": 91.5}, expected_code=102),
+                StoryStep({"type": "item_collected", "content_id": self._items[0], "lat": 91.5}, expected_code=102),
                 StoryStep(None, [{"op": "incr", "path": "inventory", "value": 1}], expected_code=106),
                 StoryStep(None, [{"op": "incr", "path": "records.score", "value": 1e12}], expected_code=106),
                 StoryStep(None, [{"op": "set", "path": "flags", "value": True}], expected_code=106),

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import NoReturn
 from xml.parsers import expat
 
+from loadtest.experience import Experience
+
 TRACK_BYTES_MAX = 10 * 1024 * 1024
 TRACK_POINTS_MAX = 100_000
 ELEMENT_DEPTH_MAX = 32
@@ -66,6 +68,12 @@ def read_built_in_track() -> Track:
     """The Wylding Woods walk that comes with this package."""
     raw = importlib.resources.files("loadtest").joinpath(BUILT_IN_TRACK).read_bytes()
     return parse_track(raw, title="Wylding Woods")
+
+
+def track_of(experience: Experience) -> Track:
+    """From waypoint to waypoint, in the order of the definition."""
+    places = tuple(Place(waypoint.lat, waypoint.lng, waypoint.id) for waypoint in experience.waypoints)
+    return Track(experience.title, places, ())
 
 
 def parse_track(raw: bytes, *, title: str) -> Track:

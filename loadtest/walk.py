@@ -30,7 +30,7 @@ import asyncpg
 import jwt
 
 from loadtest.audit import AuditReport, audit
-from loadtest.experience import EXPERIENCES, WYLDING_WOODS, Experience
+from loadtest.experience import WYLDING_WOODS, find_experience, make_unknown_experience
 from loadtest.history import PlayerHistory, Step, now_ms
 from loadtest.target import (
     EXIT_BAD,
@@ -46,12 +46,13 @@ from loadtest.target import (
     find_data_dir,
     find_target,
 )
-from loadtest.track import TrackRefused, read_built_in_track, read_track
+from loadtest.track import TrackRefused, read_built_in_track, read_track, track_of
 from loadtest.walk_note import FAR_FOLDER_PREFIX, WalkNote, find_note, list_journals, remove_walk
 from loadtest.walk_plan import PlannedStep, WalkPlan, plan_walk
 from protocol.client.journal import FileJournal, JournalBroken, JournalBusy, JournalDamaged, JournalForeign, JournalFull
 from protocol.client.player_client import ClientStopped, PlayerClient, PlayerListener, QueryRefused
 from protocol.closes import CloseCode
+from protocol.experience_file import ExperienceRefused
 
 WALKING_M_PER_S = 1.4
 # Thirty times as fast as a pedestrian: Wylding Woods takes a minute instead of half an hour.
@@ -147,8 +148,16 @@ async def choose_walk(args: argparse.Namespace, target: Target) -> WalkChoice:
         TargetRefused, TrackRefused: flags or track that cannot be used.
         JournalBusy, JournalForeign, JournalDamaged, OSError: the journal cannot be used.
     """
-    track = read_track(args.track) if args.track is not None else read_built_in_track()
-    experience = EXPERIENCES.get(args.experience) or Experience(args.experience, args.experience, ())
+    try:
+        experience = find_experience(args.experience) or make_unknown_experience(args.experience)
+    except ExperienceRefused as refused:
+        raise TargetRefused(str(refused)) from refused
+    if args.track is not None:
+        track = read_track(args.track)
+    elif experience.waypoints and experience.experience_id != WYLDING_WOODS.experience_id:
+        track = track_of(experience)
+    else:
+        track = read_built_in_track()
     server = str(target.ready_file.parent.resolve()) if target.ready_file is not None else target.url
     player = _find_player(args, target)
 

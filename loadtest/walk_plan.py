@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.experience import Experience, Waypoint, distance_m
+from loadtest.experience import Experience, distance_m
 from loadtest.track import Place, Track
+from protocol.experience import Waypoint
+from protocol.limits import EFFECTS_MAX
 
 # A track without named places is cut into steps: a place every so many metres, named after the waypoint it passes.
 STEP_DISTANCE_M = 25.0
@@ -89,7 +91,7 @@ def _visit(place: Place, experience: Experience, walked_m: float, rng: random.Ra
     if waypoint is None and place.name is None and experience.waypoints:
         nearest, away_m = experience.nearest_waypoint(place.lat, place.lng)
         waypoint = nearest if away_m <= WAYPOINT_REACH_M else None
-    name = waypoint.content_id if waypoint is not None else _name_place(place)
+    name = waypoint.id if waypoint is not None else _name_place(place)
     data = {
         "distance_traveled": walked_m,
         "time_spent": rng.randrange(15, 180),
@@ -103,25 +105,24 @@ def _visit(place: Place, experience: Experience, walked_m: float, rng: random.Ra
 
 
 def _flag_effects(waypoint: Waypoint | None) -> tuple[dict[str, Any], ...]:
-    if waypoint is None or waypoint.flag is None:
-        return ()
-    return ({"op": "set", "path": f"flags.{waypoint.flag}", "value": True},)
+    flags = waypoint.flags if waypoint is not None else ()
+    return tuple({"op": "set", "path": f"flags.{flag}", "value": True} for flag in flags[:EFFECTS_MAX])
 
 
 def _list_finds(waypoint: Waypoint, rng: random.Random) -> Iterator[tuple[dict[str, Any], tuple[dict[str, Any], ...]]]:
-    if waypoint.item is not None:
-        yield {"type": "item_collected", "content_id": waypoint.item}, ()
-    if waypoint.collectible is not None:
-        kind, count = waypoint.collectible
+    for item in waypoint.items:
+        yield {"type": "item_collected", "content_id": item}, ()
+    for kind, count in waypoint.collectibles:
         yield {"type": "item_collected", "content_id": kind, "data": {"count": count}}, ()
-    if waypoint.completes is not None:
+    opened = tuple({"op": "add", "path": "unlocked_areas", "value": area} for area in waypoint.opens[:EFFECTS_MAX])
+    for quest in waypoint.completes:
         data = {"completion_time_seconds": rng.randrange(120, 1800), "steps_completed": rng.randrange(2, 7)}
-        opened = ({"op": "add", "path": "unlocked_areas", "value": waypoint.opens},) if waypoint.opens else ()
-        yield {"type": "quest_completed", "content_id": waypoint.completes, "data": data}, opened
-    if waypoint.starts is not None:
-        yield {"type": "quest_started", "content_id": waypoint.starts}, ()
-    if waypoint.achievement is not None:
-        yield {"type": "achievement_unlocked", "content_id": waypoint.achievement}, ()
+        yield {"type": "quest_completed", "content_id": quest, "data": data}, opened
+        opened = ()
+    for quest in waypoint.starts:
+        yield {"type": "quest_started", "content_id": quest}, ()
+    for achievement in waypoint.achievements:
+        yield {"type": "achievement_unlocked", "content_id": achievement}, ()
 
 
 def _name_place(place: Place) -> str:

@@ -21,14 +21,14 @@ def parse(inside: str) -> tracks.Track:
 def test_built_in_track_is_the_walk_through_wylding_woods() -> None:
     track = read_built_in_track()
     assert [(place.name, place.lat, place.lng) for place in track.places] == [
-        (waypoint.content_id, waypoint.lat, waypoint.lng) for waypoint in WYLDING_WOODS.waypoints
+        (waypoint.id, waypoint.lat, waypoint.lng) for waypoint in WYLDING_WOODS.waypoints
     ]
     legs = [distance_m(a.lat, a.lng, b.lat, b.lng) for a, b in zip(track.places, track.places[1:], strict=False)]
     assert all(30 < leg < 200 for leg in legs)
 
 
 def test_the_data_models_waypoints_are_the_only_ones_that_are_not_invented() -> None:
-    assert {waypoint.content_id for waypoint in WYLDING_WOODS.waypoints if not waypoint.is_invented} == {
+    assert {waypoint.id for waypoint in WYLDING_WOODS.waypoints if waypoint.note != "invented"} == {
         "1_inter_woander_storefront",
         "8_inter_gravity_car",
         "13_inter_lending_library_story_anchor",
