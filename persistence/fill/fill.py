@@ -86,7 +86,7 @@ class _Filler:
         self._plan = plan
         self._say = say
         self._report = FillReport()
-        self._started = self._said = time.monotonic()
+        self._started = self._said = self._rows_began = time.monotonic()
 
     async def run(self) -> FillReport:
         plan, report = self._plan, self._report
@@ -100,6 +100,7 @@ class _Filler:
             await connection.fetchval(
                 "SELECT ensure_event_partitions($1, $2)", today - timedelta(days=players.days), today
             )
+            self._rows_began = time.monotonic()
             with self._stage("rows"):
                 await self._write_waves(players)
             with self._stage("statistics"):
@@ -200,7 +201,7 @@ class _Filler:
             return
         self._said = now
         done, wanted = self._report.events, self._plan.events
-        took_s = now - self._started
+        took_s = now - self._rows_began
         left_s = took_s / done * (wanted - done)
         self._say(f"{done:,} of {wanted:,} events ({done / wanted:.0%}), {done / took_s:,.0f}/s, {left_s:.0f} s to go")
 

@@ -15,9 +15,6 @@ from dataclasses import dataclass
 
 from persistence.fill.story import World
 
-STORIES_MAX = 1000
-"""Different stories in a database; more players than that live the same ones, on other days."""
-
 EVENTS_PER_PLAYER_MAX = 20_000
 DAYS_MAX = 3650
 
@@ -27,6 +24,7 @@ class FillPlan:
     """
     `days`: how far back the first events lie. `adds`: there may be players already. `wave_events`: about how many
     events go into one transaction; more are lost when it is cut off, with fewer the pages of one day lie further apart.
+    `stories_max`: how many different stories there are; more players than that live the same ones, on other days.
     """
 
     world: World
@@ -36,6 +34,7 @@ class FillPlan:
     random_seed: int = 0
     adds: bool = False
     wave_events: int = 1_000_000
+    stories_max: int = 1_000
 
     def __post_init__(self) -> None:
         if not 1 <= self.players <= self.events <= self.players * EVENTS_PER_PLAYER_MAX:
@@ -65,7 +64,7 @@ class Sizes:
 
 def plan_sizes(plan: FillPlan) -> Sizes:
     """Most players stop early, some go on and on: the sizes are spread like a log-normal around their mean."""
-    count = min(plan.players, STORIES_MAX)
+    count = min(plan.players, plan.stories_max)
     rng = plan.rng("sizes")
     shares = [rng.lognormvariate(0.0, 0.8) for _ in range(count)]
     mean = plan.events / plan.players
