@@ -25,6 +25,8 @@ FROM pg_constraint
 WHERE connamespace = 'public'::regnamespace AND conrelid <> 0 AND conrelid::regclass::text !~ '_[0-9]{4}_[0-9]{2}$'
 UNION ALL SELECT 'function', proname, pg_get_functiondef(oid), NULL, NULL, NULL, NULL, NULL
 FROM pg_proc WHERE pronamespace = 'public'::regnamespace
+UNION ALL SELECT 'trigger', tgrelid::regclass::text, tgname, pg_get_triggerdef(oid), NULL, NULL, NULL, NULL
+FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL SELECT 'options', relname, reloptions::text, relkind::text, NULL, NULL, NULL, NULL
 FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND relname !~ '_[0-9]{4}_[0-9]{2}$'
 ORDER BY 1, 2, 3, 4
