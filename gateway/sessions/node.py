@@ -244,7 +244,10 @@ class Node:
             while pongs and pongs[0][0] <= now:
                 connection = pongs.popleft()[1]
                 if connection.pings and connection.is_open:
-                    connection.answer_pings(None)
+                    try:
+                        connection.answer_pings(None)
+                    except Exception as error:
+                        self.fail(connection, error)
 
     async def _listen(self) -> None:
         """`saved`, as soon as a flusher has committed it; and who is no player any more."""
@@ -253,7 +256,10 @@ class Node:
                 if isinstance(notice, SavedNotice):
                     connection = self.players.get(notice.key.user_id)
                     if connection is not None and connection.key == notice.key:
-                        self._tell_saved(connection, notice)
+                        try:
+                            self._tell_saved(connection, notice)
+                        except Exception as error:
+                            self.fail(connection, error)
                 elif isinstance(notice, ErasedNotice):
                     erased = self.players.get(notice.user_id)
                     if erased is not None:

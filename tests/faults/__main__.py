@@ -30,7 +30,7 @@ SCHEDULE_PART = 2 / 3
 """Of the time; the drills and the negative controls take the rest, whatever it is."""
 DRILLS_MINUTES_MIN = 20.0
 CONTROLS_MINUTES_MIN = 4.0
-KILLS_MIN, KINDS_MIN, UPDATES_MIN, STEP_KILLS_MIN = 300, 20, 300_000, 5
+KILLS_MIN, SIGKILLS_MIN, KINDS_MIN, UPDATES_MIN, STEP_KILLS_MIN = 300, 300, 20, 300_000, 5
 ROUND_S = 120.0
 
 
@@ -70,6 +70,7 @@ def main() -> int:
         # A shorter run has not the same share: each round begins and ends, however short it is.
         share = part if part == 1.0 else part / 2
         report.kills_min = round(KILLS_MIN * share)
+        report.sigkills_min = round(SIGKILLS_MIN * share)
         report.updates_min = round(UPDATES_MIN * share)
         report.kinds_min = round(KINDS_MIN * part)
         report.step_kills_min = STEP_KILLS_MIN if part == 1.0 else 0

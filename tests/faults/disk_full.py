@@ -20,7 +20,7 @@ import uvloop
 
 from loadtest.audit import audit
 from loadtest.history import now_ms
-from tests.faults.kinds import database
+from tests.faults.fault import database
 from tests.faults.players import Crowd, PlayerProcesses
 from tests.faults.rig import Rig, RigPlan, run_rig
 from tests.waiting import wait_until

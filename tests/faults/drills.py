@@ -37,7 +37,8 @@ from persistence.progress_key import ProgressKey
 from protocol.client.player_client import PlayerClient
 from protocol.closes import CloseCode
 from tests.faults.disk_full import disk_full
-from tests.faults.kinds import Scene, StaleReplicaPromoted, ValkeyEmptied, database, valkey
+from tests.faults.fault import Scene, database, valkey
+from tests.faults.hot_faults import StaleReplicaPromoted, ValkeyEmptied
 from tests.faults.lost_together import redis_and_device_lost
 from tests.faults.players import Crowd, PlayerProcesses
 from tests.faults.rig import Rig, RigPlan, run_rig

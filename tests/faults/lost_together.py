@@ -17,7 +17,8 @@ from loadtest.experience import WYLDING_WOODS
 from loadtest.history import now_ms
 from persistence.flusher.flusher import POLL_S
 from protocol.client.player_client import PlayerClient
-from tests.faults.kinds import Scene, ValkeyEmptied, database
+from tests.faults.fault import Scene, database
+from tests.faults.hot_faults import ValkeyEmptied
 from tests.faults.players import Crowd, PlayerProcesses
 from tests.faults.rig import Rig, RigPlan, run_rig
 

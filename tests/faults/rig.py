@@ -67,7 +67,8 @@ class RigPlan:
     settings: dict[str, Any] = field(default_factory=dict)
     is_durable: bool = True
     """Real syncs, as an operator would have them. Without them a killed Postgres forgets commits, by its own choice."""
-    dying_flushers: bool = True
+    is_breakable: bool = True
+    """Flushers die after a step and handlers of gateways raise, when they are told to."""
 
 
 @dataclass(eq=False)
@@ -223,9 +224,9 @@ class Rig:
         )
         environment = child_environment(settings, self.folder / "metrics")
         command = [sys.executable, "-P", "-m", f"gateway.app.run_{kind}"]
-        if kind == "flusher" and self.plan.dying_flushers:
-            command = [sys.executable, "-P", "-m", "tests.faults.run_dying_flusher"]
-            command += ["--orders", str(self.orders), "--"]
+        if self.plan.is_breakable:
+            program = {"flusher": "run_dying_flusher", "gateway": "run_faulty_gateway"}[kind]
+            command = [sys.executable, "-P", "-m", f"tests.faults.{program}", "--orders", str(self.orders), "--"]
         command = [sys.executable, "-I", "-S", "-c", DIE_WITH_PARENT, *command, "--worker", str(number)]
         sockets = {}
         if kind == "gateway":

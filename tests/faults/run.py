@@ -24,8 +24,10 @@ from typing import Any
 from loadtest.audit import AuditReport, audit
 from loadtest.history import now_ms
 from persistence.flusher.flusher import STEPS
-from tests.faults.kinds import KINDS, EverythingKilled, Fault, FlusherKilledAtStep, Scene
+from tests.faults.fault import Fault, Scene
+from tests.faults.kinds import KINDS
 from tests.faults.players import Crowd, PlayerProcesses, Recovery, Timeline
+from tests.faults.process_faults import EverythingKilled, FlusherKilledAtStep
 from tests.faults.rig import Rig
 
 VERDICTS = ("lost", "duplicated", "reordered", "state_mismatches")
@@ -43,26 +45,6 @@ COUNTERS = (
     "wayhold_resumes_total",
     "wayhold_stream_resets_total",
 )
-
-# How often a kind comes up compared with the others; 6 when nothing is said. Long ones are rarer.
-WEIGHTS = {
-    "gateway killed": 22,
-    "flusher killed": 22,
-    "valkey killed": 16,
-    "postgres killed": 16,
-    "postgres backend killed": 12,
-    "gateway frozen, taken over": 5,
-    "flusher frozen": 5,
-    "valkey frozen 5 s": 3,
-    "postgres frozen 10 s": 2,
-    "valkey full, postgres down": 2,
-    "postgres refuses": 5,
-    "postgres slow": 4,
-    "rows locked by an operator": 5,
-    "deadlocks provoked": 4,
-    "postgres out of connections": 3,
-    "stale replica promoted": 5,
-} | {f"flusher killed after {step}": 8 for step in STEPS}
 
 
 @dataclass(slots=True)
@@ -137,6 +119,7 @@ class RunReport:
     duration_s: float = 0.0
     counters: dict[str, float] = field(default_factory=dict)
     kills_min: int = 0
+    sigkills_min: int = 0
     kinds_min: int = 0
     updates_min: int = 0
     step_kills_min: int = 0
@@ -164,6 +147,11 @@ class RunReport:
         return sum(row.kills for row in self.rows)
 
     @property
+    def sigkills(self) -> int:
+        """Those among the kills that ended at least one process by SIGKILL."""
+        return sum(happened.counts for happened in self.happened if happened.kind.kills)
+
+    @property
     def kinds(self) -> int:
         return sum(row.kills > 0 for row in self.rows)
 
@@ -177,6 +165,7 @@ class RunReport:
     def is_enough(self) -> bool:
         return (
             self.kills >= self.kills_min
+            and self.sigkills >= self.sigkills_min
             and self.kinds >= self.kinds_min
             and self.updates >= self.updates_min
             and self.step_kills >= self.step_kills_min
@@ -225,8 +214,9 @@ class RunReport:
         ]
         if not self.is_enough:
             lines.append(
-                f"too little: wanted {self.kills_min} kills, {self.kinds_min} kinds, {self.updates_min} updates, "
-                f"each step {self.step_kills_min} times (least: {self.step_kills})"
+                f"too little: wanted {self.kills_min} kills, {self.sigkills_min} of them by SIGKILL, "
+                f"{self.kinds_min} kinds, {self.updates_min} updates, each step {self.step_kills_min} times "
+                f"(least: {self.step_kills})"
             )
         lines += [f"  {detail}" for detail in self.details[:50]]
         lines += [f"  trouble: {trouble}" for trouble in self.troubles[:20]]
@@ -241,13 +231,17 @@ class RunReport:
     def last_line(self) -> str:
         verdict = "ok" if self.is_ok else "FAILED"
         found = " ".join(f"{kind}={self.findings[kind]}" for kind in VERDICTS)
-        return f"faults: {verdict} kills={self.kills} kinds={self.kinds} updates={self.updates} {found}"
+        return (
+            f"faults: {verdict} kills={self.kills} sigkills={self.sigkills} kinds={self.kinds} "
+            f"updates={self.updates} {found}"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "ok": self.is_ok,
             "seed": self.seed,
             "kills": self.kills,
+            "sigkills": self.sigkills,
             "kinds": self.kinds,
             "updates": self.updates,
             "accepted": self.accepted,
@@ -267,11 +261,7 @@ class RunReport:
 def deal(rng: random.Random, kinds: Sequence[type[Fault]] = KINDS) -> Iterator[type[Fault]]:
     """Kinds for ever: each as often as its weight says, spread evenly, in an order that the seed decides."""
     while True:
-        deck = [
-            ((turn + rng.random()) / WEIGHTS.get(kind.name, 6), kind.name, kind)
-            for kind in kinds
-            for turn in range(WEIGHTS.get(kind.name, 6))
-        ]
+        deck = [((turn + rng.random()) / kind.weight, kind.name, kind) for kind in kinds for turn in range(kind.weight)]
         yield from (kind for _, _, kind in sorted(deck, key=lambda card: card[:2]))
 
 

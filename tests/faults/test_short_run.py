@@ -25,6 +25,7 @@ QUICK = (
     "link players–gateway reset",
     "link gateway–valkey cut",
     "link flusher–postgres cut",
+    "exception in a handler: verdict",
 )
 
 
