@@ -32,16 +32,17 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "persistence.erase": _PERSISTENCE,
     "persistence.dead_letters": _PERSISTENCE,
     "persistence.fill": _PERSISTENCE,
+    "persistence.analytics": ("persistence", "persistence.cold", "protocol"),
     "gateway.telemetry": _PERSISTENCE,
     "gateway.sessions": ("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
 }
 LAYERS["gateway.sockets"] = ("gateway.sessions", *LAYERS["gateway.sessions"])
 # Siblings: neither of the two imports the other.
-LAYERS["gateway.liveops"] = LAYERS["gateway.sockets"]
+LAYERS["gateway.liveops"] = ("persistence.analytics", *LAYERS["gateway.sockets"])
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),
     *("persistence.flusher", "persistence.embedded", "persistence.erase", "persistence.dead_letters"),
-    "persistence.fill",
+    *("persistence.fill", "persistence.analytics"),
 )
 # Simulated players stand beside everything: a load test that leaned on the gateway's code would share its mistakes.
 LAYERS["loadtest"] = ("protocol", "protocol.client")
