@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fixed_rates, fsync, idle_memory, resume_storm, saturation, saved_lag
+from benchmarks import fixed_rates, fsync, idle_memory, resume_storm, saturation, saved_lag, side_by_side
 from benchmarks.accounts import is_supported
 from benchmarks.bars import list_rows
 from benchmarks.installation import Cores
@@ -30,6 +30,7 @@ FORMAT = 1
 PART_DEADLINE_S = 1200.0
 PARTS: dict[str, tuple[str, Callable[[Plan], Awaitable[dict[str, Any]]]]] = {
     "saturation": ("the gateway with 2,000 players, one update outstanding each", saturation.run),
+    "rivals": ("side by side with small servers in Python and on Node", side_by_side.run),
     "rates": ("fixed rates in an open loop, latency from when an update was due", fixed_rates.run),
     "resume": ("5,000 players come back at once, hot and after a wiped Redis", resume_storm.run),
     "lag": ("how long an update waits until its player knows it is saved", saved_lag.run),

@@ -31,7 +31,8 @@ import asyncpg
 from redis.asyncio import Redis
 
 from benchmarks.accounts import CpuAccounts, pin
-from benchmarks.load_processes import ROOT
+from benchmarks.load_processes import ROOT, LoadProcess
+from benchmarks.measure import settle
 from benchmarks.walk_step import EXPERIENCE
 from gateway.app.settings import list_settings
 
@@ -102,6 +103,13 @@ class Installation:
     def port(self) -> int:
         return int(urlsplit(self.ready["play_url"]).port or 0)
 
+    @property
+    def gateway_pid(self) -> int:
+        return self.pids()["gateway-1"]
+
+    async def settle(self, load: LoadProcess) -> None:
+        await settle(load)
+
     def pids(self) -> dict[str, int]:
         """The processes as they are now; one that was started again has another number."""
         with contextlib.suppress(OSError, ValueError):
@@ -120,10 +128,10 @@ class Installation:
                 done.append(pin(pid, self.cores.gateway))
         self.is_pinned = all(done)
 
-    def take_accounts(self, others: Mapping[str, int] = {}) -> CpuAccounts:
+    def take_accounts(self, others: Mapping[str, int] | None = None) -> CpuAccounts:
         """CPU of all processes and of `others`."""
         trees = [name for name in self.pids() if name == "postgres" or name == "valkey"]
-        return CpuAccounts.take({**self.pids(), **others}, trees)
+        return CpuAccounts.take({**self.pids(), **(others or {})}, trees)
 
     async def count_rows(self) -> int:
         """Rows that updates have left in Postgres, as the ground truth of what was done."""
@@ -154,10 +162,11 @@ class Installation:
 
 @asynccontextmanager
 async def run_installation(
-    cores: Cores | None = None, *, settings: Mapping[str, Any] | None = None
+    cores: Cores | None = None, *, settings: Mapping[str, Any] | None = None, kept_in: Path | None = None
 ) -> AsyncIterator[Installation]:
     """
-    Start everything, and end it with the context. `settings` replace production's defaults and `DIFFERENT`.
+    Start everything, and end it with the context. `settings` replace production's defaults and `DIFFERENT`. `kept_in`: a
+    data folder that stays, instead of one that goes with the context.
 
     Raises:
         InstallationFailed: it did not start.
@@ -167,7 +176,9 @@ async def run_installation(
     folder.chmod(0o711)  # Postgres runs as another user when we are root
     process = None
     try:
-        data_dir = folder / "data"
+        data_dir = kept_in or folder / "data"
+        # What a run that was killed has left behind is not what we are waiting for.
+        (data_dir / "ready.json").unlink(missing_ok=True)
         with (folder / "output.txt").open("wb") as output:
             process = subprocess.Popen(  # noqa: ASYNC220 - it returns at once
                 _command(data_dir, changed),

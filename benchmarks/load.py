@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import json
 import os
@@ -21,12 +22,13 @@ import struct
 import sys
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import uvloop
 
 from benchmarks.players import Crowd, Player, clock
+from benchmarks.rival_players import DIALECTS
 from benchmarks.walk_step import make_user_id
 from gateway.sessions.tokens import make_token
 
@@ -34,8 +36,8 @@ TOKEN_TTL_S = 86_400
 PING_SHARE = 0.8
 """Of the heartbeat interval, after which a silent player sends a ping."""
 CONNECTING_MAX = 256
-TICK_MIN_S = 0.00025
-"""How finely an open loop sends. Finer costs more than it tells: it is part of what `sent_late` says."""
+TICK_MIN_S = 0.0001
+"""How finely an open loop sends: at high rates, being exact would cost more than it tells."""
 ATTEMPT_PAUSE_S = 0.5
 ORDERS = frozenset({"connect", "seed", "closed", "open", "latency_between", "wait_saved", "drop", "leave"})
 GRACE_S = 10.0
@@ -44,13 +46,14 @@ GRACE_S = 10.0
 
 class Load:
     def __init__(self, plan: dict[str, Any]) -> None:
-        secret, run = plan["secret"].encode(), plan["run"]
+        secret, run, kind = plan["secret"].encode(), plan["run"], DIALECTS[plan["dialect"]]
         self.crowd = Crowd(
             host=plan["host"],
             port=plan["port"],
             make_token=lambda index: make_token(secret, make_user_id(run, index), TOKEN_TTL_S),
+            parts=kind.make_parts(),
         )
-        self.players = [Player(self.crowd, plan["first"] + index) for index in range(plan["players"])]
+        self.players = [kind(self.crowd, plan["first"] + index) for index in range(plan["players"])]
         self.end = asyncio.Event()
         """Set by the order `end`: an open loop stops early."""
         self._shuffle = random.Random(plan["first"])
@@ -176,7 +179,7 @@ class Load:
         ended = self.end
         ended.clear()
 
-        def send_due() -> None:
+        def send_due() -> float | None:
             nonlocal done, skipped
             now = clock()
             due = min(todo, int((now - start) * per_s) + 1) if now >= start else 0
@@ -189,10 +192,12 @@ class Load:
                     skipped += 1
                 lateness.append(clock() - start - done / per_s)
                 done += 1
-            if done >= todo:
+            if done >= todo or ended.is_set():
                 ended.set()
+                return None
+            return start + done / per_s
 
-        with run_often(send_due, max(TICK_MIN_S, min(0.001, 1 / per_s))), contextlib.suppress(TimeoutError):
+        with Alarm(send_due), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), seconds + 30)
         sending_s = clock() - start
         await self._wait(lambda: self._unacked() == 0, GRACE_S)
@@ -293,59 +298,51 @@ def describe(seconds: array[float]) -> dict[str, float] | None:
     return {"count": len(ordered), **found, "max": round(ordered[-1] * 1000, 3)}
 
 
-@contextlib.contextmanager
-def run_often(work: Callable[[], None], every_s: float) -> Iterator[None]:
+class Alarm:
     """
-    Call `work` every `every_s` seconds on the running loop.
+    Calls `work` at the moments that `work` itself answers (seconds of `clock`; None: never again).
 
-    The loops' own timers know whole milliseconds only, as much as an acknowledgement takes; Linux has a better one.
+    The loops' own timers know whole milliseconds only, longer than an acknowledgement takes; Linux has better ones, as
+    files. Where there is none, `sent_late` shows it.
     """
-    loop = asyncio.get_running_loop()
-    timer = _open_timer(every_s)
-    if timer is not None:
 
-        def tick() -> None:
-            with contextlib.suppress(BlockingIOError):
-                os.read(timer, 8)
-            work()
+    def __init__(self, work: Callable[[], float | None]) -> None:
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self._libc: Any = ctypes.CDLL(None, use_errno=True)
+        self._file = -1
+        self._is_closed = False
+        with contextlib.suppress(AttributeError):  # the module `os` has it from Python 3.13 on only
+            self._file = self._libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
+        if self._file >= 0:
+            self._loop.add_reader(self._file, self._ring)
 
-        loop.add_reader(timer, tick)
-        try:
-            yield
-        finally:
-            loop.remove_reader(timer)
-            os.close(timer)
-        return
-    handle: asyncio.TimerHandle | None = None
+    def __enter__(self) -> Alarm:
+        self._go()
+        return self
 
-    def again() -> None:
-        nonlocal handle
-        work()
-        handle = loop.call_later(max(every_s, 0.001), again)
+    def __exit__(self, *_: object) -> None:
+        self._is_closed = True
+        if self._file >= 0:
+            self._loop.remove_reader(self._file)
+            os.close(self._file)
 
-    again()
-    try:
-        yield
-    finally:
-        if handle is not None:
-            handle.cancel()
+    def _ring(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._file, 8)
+        self._go()
 
-
-def _open_timer(every_s: float) -> int | None:
-    """A timer as a file (Linux; the module `os` has it from Python 3.13 on only)."""
-    import ctypes
-
-    try:
-        libc = ctypes.CDLL(None, use_errno=True)
-        timer: int = libc.timerfd_create(time.CLOCK_MONOTONIC, os.O_NONBLOCK | os.O_CLOEXEC)
-    except (AttributeError, OSError):
-        return None
-    nanoseconds = max(1, int(every_s * 1e9))
-    interval = divmod(nanoseconds, 1_000_000_000)
-    setting = struct.pack("@llll", *interval, *interval)
-    if timer < 0 or libc.timerfd_settime(timer, 0, setting, None) != 0:
-        return None
-    return timer
+    def _go(self) -> None:
+        if self._is_closed:
+            return
+        at = self._work()
+        if at is None:
+            return
+        wait_s = max(TICK_MIN_S, at - clock())
+        if self._file < 0:
+            self._loop.call_later(wait_s, self._go)
+            return
+        self._libc.timerfd_settime(self._file, 0, struct.pack("@qqqq", 0, 0, *divmod(int(wait_s * 1e9), 10**9)), None)
 
 
 async def serve() -> None:

@@ -9,16 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 from benchmarks.accounts import CpuAccounts
-from benchmarks.installation import Installation
-from benchmarks.load_processes import LoadFailed, LoadProcess
+from benchmarks.load_processes import LoadFailed, LoadProcess, Target
 
 SETTLE_DEADLINE_S = 240.0
 CONNECT_DEADLINE_S = 180.0
 CONNECT_PER_S = 500.0
 WARM_S = 3.0
+
+
+class Measured(Target, Protocol):
+    """A server with everything behind it, as a window of load sees it."""
+
+    @property
+    def gateway_pid(self) -> int: ...
+
+    def pin_all(self) -> None:
+        """Bind all processes to their cores, those that were started since too."""
+
+    def take_accounts(self, others: dict[str, int]) -> CpuAccounts: ...
+
+    async def count_rows(self) -> int: ...
+
+    async def settle(self, load: LoadProcess) -> None:
+        """Wait until everything that was accepted is in Postgres. Raises LoadFailed."""
 
 
 async def bring_in(load: LoadProcess, *, is_seeded: bool = True, per_s: float = CONNECT_PER_S) -> dict[str, Any]:
@@ -40,13 +56,13 @@ async def bring_in(load: LoadProcess, *, is_seeded: bool = True, per_s: float = 
 
 
 async def settle(load: LoadProcess) -> None:
-    """Raises LoadFailed when something is not saved in time."""
+    """Until all players of Wayhold know that everything is saved. Raises LoadFailed."""
     left = await load.do("wait_saved", timeout_s=SETTLE_DEADLINE_S)
     if left["unsaved"]:
         raise LoadFailed(f"{left['unsaved']} updates are not saved after {SETTLE_DEADLINE_S:g} s")
 
 
-async def measure(wayhold: Installation, load: LoadProcess, order: str, **facts: Any) -> dict[str, Any]:
+async def measure(target: Measured, load: LoadProcess, order: str, **facts: Any) -> dict[str, Any]:
     """
     One loop of `load` (closed or open), from settled to settled.
 
@@ -54,14 +70,14 @@ async def measure(wayhold: Installation, load: LoadProcess, order: str, **facts:
         LoadFailed: rows are missing in Postgres, or updates were void.
         AssertionError: a process was started again meanwhile.
     """
-    wayhold.pin_all()
-    rows_before = await wayhold.count_rows()
-    before = wayhold.take_accounts({"load": load.pid})
+    target.pin_all()
+    rows_before = await target.count_rows()
+    before = target.take_accounts({"load": load.pid})
     loop = await load.do(order, **facts)
-    loop_end = wayhold.take_accounts({"load": load.pid})
-    await settle(load)
-    settled = wayhold.take_accounts({"load": load.pid})
-    rows = await wayhold.count_rows() - rows_before
+    loop_end = target.take_accounts({"load": load.pid})
+    await target.settle(load)
+    settled = target.take_accounts({"load": load.pid})
+    rows = await target.count_rows() - rows_before
     accepted = loop["acked_in_all"]
     if rows != accepted or loop["unacked"]:
         raise LoadFailed(f"{accepted} accepted, {rows} in Postgres, {loop['unacked']} never answered: {loop['counts']}")

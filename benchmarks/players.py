@@ -19,12 +19,11 @@ from typing import Any, cast
 
 import msgpack
 
-from benchmarks.walk_step import DEVICE, EXPERIENCE, StepFrames, make_frame, make_seeding
+from benchmarks.walk_step import DEVICE, EXPERIENCE, TURNS, StepFrames, make_frame, make_seeding
 
 clock = time.monotonic  # one clock for all processes of this machine
 
 _ACK = b"\x84\xa1t\xa3ack\xa3seq"
-_PATH = "/v1/play"
 _KEY = "d2F5aG9sZC1iZW5jaC0wMA=="
 
 
@@ -52,10 +51,11 @@ class Tally:
 class Crowd:
     """What the players of one process share: frames, counts, and what happens on an ack."""
 
-    def __init__(self, *, host: str, port: int, make_token: Callable[[int], str]) -> None:
+    def __init__(self, *, host: str, port: int, make_token: Callable[[int], str], parts: list[Any]) -> None:
         self.host, self.port = host, port
         self.make_token = make_token
-        self.frames = StepFrames()
+        self.parts = parts
+        """What the frames of updates are put together from; see `Player.make_parts`."""
         self.tally = Tally()
         self.is_closed_loop = False
         """On an ack the next update goes out at once."""
@@ -68,7 +68,10 @@ class Crowd:
 
 
 class Player(asyncio.Protocol):
-    """One player. Sockets come and go (`connect`), its numbers stay."""
+    """One player of Wayhold's protocol. Sockets come and go (`connect`), its numbers stay."""
+
+    path = "/v1/play"
+    subprotocol = "wayhold.v1.msgpack"
 
     __slots__ = (
         "acked",
@@ -106,6 +109,10 @@ class Player(asyncio.Protocol):
         self.tail = b""
         self.is_open = self.is_upgraded = self.is_welcome = False
 
+    @staticmethod
+    def make_parts() -> list[Any]:
+        return list(StepFrames().parts)
+
     async def connect(self) -> None:
         """Open a socket; the rest happens as answers come. Raises OSError."""
         self.is_upgraded = self.is_welcome = False
@@ -122,8 +129,7 @@ class Player(asyncio.Protocol):
 
     def send_update(self) -> None:
         seq = self.sent = self.sent + 1
-        frames = self.crowd.frames
-        before, key, after = frames.parts[seq % frames.turns]
+        before, key, after = self.crowd.parts[seq % TURNS]
         self.transport.write(before + (seq ^ key).to_bytes(4, "big") + after)  # type: ignore[union-attr]
 
     def send_seeding(self) -> None:
@@ -159,11 +165,14 @@ class Player(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in everything but its base class
         self.is_open = True
-        crowd = self.crowd
-        self.transport.write(
-            f"GET {_PATH} HTTP/1.1\r\nHost: {crowd.host}:{crowd.port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            f"Sec-WebSocket-Key: {_KEY}\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Protocol: wayhold.v1.msgpack\r\n\r\n".encode()
+        self.ask_upgrade(self.path)
+
+    def ask_upgrade(self, path: str) -> None:
+        host = f"{self.crowd.host}:{self.crowd.port}"
+        offer = f"Sec-WebSocket-Protocol: {self.subprotocol}\r\n" if self.subprotocol else ""
+        self.transport.write(  # type: ignore[union-attr]
+            f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            f"Sec-WebSocket-Key: {_KEY}\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n".encode()
         )
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -208,6 +217,10 @@ class Player(asyncio.Protocol):
         if at < size:
             self.tail = data[at:]
 
+    def take_upgrade(self) -> None:
+        """The socket speaks WebSocket from now on."""
+        self.say_hello()
+
     # ── receiving ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def take_ack(self, seq: int) -> None:
@@ -242,15 +255,22 @@ class Player(asyncio.Protocol):
                 crowd.tally.lags.append(now - crowd.due_of(self, each))
 
     def _receive(self, first: int, payload: bytes) -> None:
-        if first & 15 == 8:
+        opcode = first & 15
+        if opcode == 8:
             code = struct.unpack("!H", payload[:2])[0] if len(payload) >= 2 else 1005
             self.crowd.tally.note_error(f"close {code}")
             if self.transport is not None:
                 self.transport.abort()
-            return
-        if first & 15 != 2:
-            return
-        frame = msgpack.unpackb(payload)
+        elif opcode == 9:
+            self.transport.write(make_frame(payload, 10))  # type: ignore[union-attr]
+        elif opcode in (1, 2):
+            self.take_message(payload)
+
+    def take_message(self, payload: bytes) -> None:
+        """A whole message that is no plain ack."""
+        self.take_frame(msgpack.unpackb(payload))
+
+    def take_frame(self, frame: dict[str, Any]) -> None:
         kind = frame["t"]
         if kind == "ack":
             self.crowd.tally.voids += len(frame.get("void", ()))
@@ -304,5 +324,5 @@ class Player(asyncio.Protocol):
                 self.transport.abort()
             return b""
         self.is_upgraded = True
-        self.say_hello()
+        self.take_upgrade()
         return rest

@@ -21,6 +21,8 @@ DEVICE = "bench"
 EVENT_TYPE = "waypoint_visited"
 WAYPOINTS, ITEMS, QUESTS = 18, 8, 5
 SEEDED_UPDATES = WAYPOINTS + ITEMS + QUESTS
+TURNS = 4 * WAYPOINTS
+"""How many different frames there are."""
 
 _SEQ_HOLE = 0xFEDCBA98  # packed as five bytes; found again to know where the seq stands
 
@@ -72,25 +74,18 @@ def apply_mask(payload: bytes, mask: bytes) -> bytes:
 
 class StepFrames:
     """
-    The frames of walk-step in msgpack: `before[turn] + (seq ^ key[turn]).to_bytes(4, "big") + after[turn]`.
-
-    `turns` is their number; take turn = seq % turns.
+    The frames of walk-step in msgpack: with `before, key, after = parts[seq % TURNS]` the frame of a seq is
+    `before + (seq ^ key).to_bytes(4, "big") + after`. `prefix` stands before the payload, where a protocol wants that.
     """
 
-    turns = 4 * WAYPOINTS
-
-    def __init__(self) -> None:
+    def __init__(self, prefix: bytes = b"") -> None:
         self.parts: list[tuple[bytes, int, bytes]] = []
         self.payload_bytes = 0.0
-        for turn in range(self.turns):
-            payload = msgpack.packb(make_update(_SEQ_HOLE, turn))
+        for turn in range(TURNS):
+            payload = prefix + msgpack.packb(make_update(_SEQ_HOLE, turn))
             hole = payload.index(struct.pack("!BI", 0xCE, _SEQ_HOLE)) + 1
             frame = make_frame(payload)
             head = len(frame) - len(payload)
             masked = int.from_bytes(frame[head + hole : head + hole + 4], "big")
             self.parts.append((frame[: head + hole], masked ^ _SEQ_HOLE, frame[head + hole + 4 :]))
-            self.payload_bytes += len(payload) / self.turns
-
-    def make(self, seq: int) -> bytes:
-        before, key, after = self.parts[seq % self.turns]
-        return before + (seq ^ key).to_bytes(4, "big") + after
+            self.payload_bytes += len(payload) / TURNS
