@@ -107,9 +107,7 @@ class _Filler:
                 # Before the rollups, whose plans would be made for empty tables otherwise.
                 await self._vacuum(connection, PLAYER_TABLES)
             with self._stage("rollups"):
-                # The planner takes (experience, type, content) for three independent facts, expects a thousandth of the
-                # rows that match, and would look each of them up: fifteen times slower.
-                await connection.execute("SET enable_nestloop = off; SET work_mem = '256MB'")
+                await connection.execute("SET work_mem = '256MB'")
                 self._say("rollups")
                 await connection.execute("SELECT rebuild_rollups(only_experience => $1)", plan.world.experience_id)
             with self._stage("rollup_statistics"):
