@@ -2,8 +2,8 @@
 Dead letters: events that Postgres refused for their data. An operator looks at them, mends what was wrong (a column, a
 constraint, a partition) and replays them, or lets go of them.
 
-Promise: a letter that is replayed becomes exactly the row that it should have been, at the version it had; one that is
-refused again stays where it was. Nobody else's rows are touched.
+Promise: a letter that is replayed becomes exactly the row that it should have been, at the version it had, and from
+then on counts in the rollups; one that is refused again stays where it was. Nobody else's rows are touched.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import asyncpg
 from persistence.cold.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POSTGRES_ERRORS, is_refused
 from persistence.cold.queries import queries
 from persistence.errors import StoreUnavailable
-from persistence.flusher.write import event_row
+from persistence.flusher.contents import ContentIds
+from persistence.flusher.event_rows import RowRefused, copy_events, encode_event
+from persistence.flusher.rollups import OTHERS_SHARD, Rollups, list_contents
 from protocol.entry import UpdateBody, decode_body
 
 
@@ -94,33 +96,53 @@ class DeadLetters:
         return letters
 
     async def replay(self, letter_ids: Sequence[str]) -> ReplayReport:
-        """Write letters as the rows they should have been; each stands alone."""
+        """Write letters as the rows they should have been, and into the rollups; each stands alone."""
         report = ReplayReport(0, [], [])
-        insert = queries("flush")["insert_events"]
         async with self._connection.transaction():
-            rows = await self._connection.fetch(self._sql["take_dead_letters"], list(letter_ids))
-            taken = {str(row["id"]) for row in rows}
-            report.absent = [letter_id for letter_id in letter_ids if letter_id not in taken]
+            locked = await self._connection.fetch(self._sql["lock_progress_of_dead_letters"], list(letter_ids))
+            experiences = {row["id"]: row["experience_id"] for row in locked}
+            taken = await self._connection.fetch(self._sql["take_dead_letters"], list(letter_ids))
+            rows = [row for row in taken if row["experience_progress_id"] in experiences]
+            present = {str(row["id"]) for row in rows}
+            report.absent = [letter_id for letter_id in letter_ids if letter_id not in present]
+            inserted: list[tuple[Any, UpdateBody, str]] = []
             for row in rows:
                 body = decode_body(row["payload"])
                 assert isinstance(body, UpdateBody)
-                columns = event_row(row["id"].hex, row["experience_progress_id"].hex, row["version"], body)
                 try:
-                    async with self._connection.transaction():
-                        await self._connection.execute(insert, *[[column] for column in columns])
+                    await self._insert(row, body)
+                except asyncpg.UniqueViolationError:
+                    pass  # the row is there, and counted
                 except Exception as error:
-                    if not is_refused(error):
+                    if not is_refused(error) and not isinstance(error, RowRefused):
                         raise
                     report.refused.append((str(row["id"]), str(error)))
                     continue
+                else:
+                    inserted.append((row, body, experiences[row["experience_progress_id"]]))
                 await self._connection.execute(self._sql["delete_dead_letter"], row["id"])
                 report.replayed += 1
+            await self._add_to_rollups(inserted)
         return report
 
-    async def drop(self, letter_ids: Sequence[str]) -> int:
-        """Let go of letters for ever. Returns how many there were."""
+    async def _insert(self, row: Any, body: UpdateBody) -> None:
+        progress_id = row["experience_progress_id"].bytes
+        encoded = encode_event(row["id"].hex, progress_id, row["version"], row["playtime_ms"], body)
         async with self._connection.transaction():
-            rows = await self._connection.fetch(self._sql["take_dead_letters"], list(letter_ids))
-            for row in rows:
-                await self._connection.execute(self._sql["delete_dead_letter"], row["id"])
-        return len(rows)
+            await copy_events(self._connection, [encoded])
+
+    async def _add_to_rollups(self, inserted: Sequence[tuple[Any, UpdateBody, str]]) -> None:
+        """In the order in which a flush locks: new contents, then rollups."""
+        wanted = set()
+        for _, body, experience in inserted:
+            wanted |= list_contents(experience, [(body, 0)])
+        contents = await ContentIds().find_or_make(self._connection, wanted)
+        rollups = Rollups()
+        for row, body, experience in inserted:
+            rollups.add(experience, row["experience_progress_id"].hex, [(body, row["playtime_ms"])], contents)
+        await rollups.write(self._connection, OTHERS_SHARD)
+
+    async def drop(self, letter_ids: Sequence[str]) -> int:
+        """Let go of letters: they are listed and replayed no more. Returns how many there were."""
+        dropped: str = await self._connection.execute(self._sql["drop_dead_letters"], list(letter_ids))
+        return int(dropped.rpartition(" ")[2])

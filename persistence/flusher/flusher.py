@@ -16,7 +16,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -25,13 +25,17 @@ import asyncpg
 
 from persistence.cold.connect import POSTGRES_ERRORS, UNAVAILABLE_ERRORS, is_broken, is_refused, open_connection
 from persistence.cold.migrate import ensure_event_partitions
+from persistence.cold.queries import queries
 from persistence.errors import PersistenceError, StoreUnavailable
+from persistence.flusher.levels import LevelRule
 from persistence.flusher.plan import Copy, parse_snapshot
-from persistence.flusher.write import WriteReport, pass_by, write_copies
+from persistence.flusher.rollups import SHARDS
+from persistence.flusher.write import Bookkeeping, WriteReport, pass_by, write_copies
 from persistence.hot.keys import PARTITIONS
 from persistence.hot.shapes import SavedNotice
 from persistence.hot.store import HotStore, Snapshot
 from persistence.progress_key import ProgressKey
+from protocol.experience import ExperienceDefinition
 
 log = logging.getLogger("wayhold.flusher")
 
@@ -59,6 +63,7 @@ STEPS = (
     "locked",
     "progress_written",
     "events_written",
+    "rollups_written",
     "written",
     "committed",
     "settled",
@@ -118,6 +123,8 @@ class Flusher:
         claim_lease_s: float = CLAIM_LEASE_S,
         on_flush: Callable[[FlushReport], None] | None = None,
         at_step: Callable[[str], None] = pass_by,
+        levels: LevelRule | None = None,
+        experiences: Mapping[str, ExperienceDefinition] | None = None,
     ) -> None:
         self._hot = hot
         self._database_url = database_url
@@ -125,6 +132,7 @@ class Flusher:
         self._lease_s = claim_lease_s
         self._on_flush = on_flush
         self._at_step = at_step
+        self._books = Bookkeeping(levels=levels or LevelRule(), experiences=experiences or {})
         self._connection: Any = None
         self._partitions_checked = 0.0
         self._alone_until = 0.0
@@ -235,9 +243,10 @@ class Flusher:
                         entries += len(copy.entries)
                         size += copy.entries_bytes
                 self._at_step("snapshot_taken")
-                report = await write_copies(connection, copies, self._at_step)
+                report = await write_copies(connection, copies, self._at_step, self._books)
                 self._at_step("written")
             committed = time.monotonic()
+            self._books.contents.remember(report.contents)
             self._at_step("committed")
             await self._settle(report, absent, committed - started, len(copies))
             for snapshot, fault in unreadable:
@@ -379,6 +388,9 @@ class Flusher:
     async def _connect(self) -> Any:
         if self._connection is None or self._connection.is_closed():
             self._connection = await open_connection(self._database_url, application_name="wayhold-flusher")
+            # With more flushers than shards two share one, and wait for each other now and then.
+            shard = await self._connection.fetchval(queries("flush")["find_shard"])
+            self._books.shard = random.randrange(SHARDS) if shard is None else shard
         return self._connection
 
     def _disconnect(self) -> None:

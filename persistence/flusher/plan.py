@@ -17,6 +17,7 @@ from typing import Any
 from persistence.hot.store import Settlement, Snapshot
 from persistence.progress_key import ProgressKey
 from protocol.entry import SessionBody, UpdateBody, decode_body
+from protocol.experience import ExperienceDefinition, completion_percentage
 from protocol.limits import COUNTER_SCALE
 from protocol.state import join_state
 
@@ -45,6 +46,8 @@ class Entry:
     size: int
     payload: bytes
     body: UpdateBody | SessionBody
+    playtime_ms: int = 0
+    """What it adds to the playtime; known once the write is planned."""
 
 
 @dataclass(slots=True)
@@ -57,6 +60,7 @@ class Row:
     last_entry: str
     last_update_at: datetime | None
     distance_micrometers: int
+    is_completed: bool = False
 
 
 @dataclass(slots=True)
@@ -92,6 +96,10 @@ class ProgressWrite:
     first_at: datetime | None
     last_at: datetime | None
     completed_at: datetime | None
+    completion: float | None
+    """Percentage by the experience's definition; None without one."""
+    is_complete_by_state: bool
+    """The state is complete and was not before: when that happened has to be looked for (completion.py)."""
     streams: dict[str, int]
     events: list[Entry]
     sessions: list[SessionBody]
@@ -111,6 +119,9 @@ class ProgressWrite:
 def parse_snapshot(snapshot: Snapshot) -> Copy:
     """Raises ValueError when an entry is not one that we wrote."""
     h = snapshot.hash
+    of_state = [name for name in h if name[1:2] == b":"]
+    # One decode for all names: no text in a state holds a NUL, and one that did would not pair up below.
+    names = b"\0".join(of_state).decode().split("\0") if of_state else []
     entries = [parse_entry(raw) for raw in snapshot.entries]
     return Copy(
         key=snapshot.key,
@@ -119,7 +130,7 @@ def parse_snapshot(snapshot: Snapshot) -> Copy:
         version=int(h[b"version"]),
         base_version=int(h[b"base_version"]),
         base_id=h[b"base_id"].decode(),
-        fields={name.decode(): value for name, value in h.items() if name[1:2] == b":"},
+        fields=dict(zip(names, [h[name] for name in of_state], strict=True)),
         entries=entries,
         entries_bytes=sum(entry.size for entry in entries),
     )
@@ -145,7 +156,7 @@ def judge(copy: Copy, row: Row) -> Verdict:
     return Verdict.SAME_HISTORY if at == row.last_entry else Verdict.NO_MATCH
 
 
-def plan_write(copy: Copy, row: Row) -> ProgressWrite:
+def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = None) -> ProgressWrite:
     """
     What to write for a copy of the same history. What Postgres has already is settled again, and written not at
     all.
@@ -167,6 +178,8 @@ def plan_write(copy: Copy, row: Row) -> ProgressWrite:
         first_at=None,
         last_at=None,
         completed_at=None,
+        completion=None,
+        is_complete_by_state=False,
         streams=streams,
         events=[],
         sessions=[],
@@ -175,46 +188,51 @@ def plan_write(copy: Copy, row: Row) -> ProgressWrite:
         voids=voids,
     )
     last_ms = None if row.last_update_at is None else round(row.last_update_at.timestamp() * 1000)
+    played_ms: list[int] = []
+    is_completed_by_event = definition is None or definition.completion is None or definition.completion.by_event
     for entry in copy.entries:
         body = entry.body
         is_new = entry.version > row.version
         if isinstance(body, SessionBody):
             if is_new:
                 write.sessions.append(body)
-                _played_at(write, instant(body.ended_ms or body.started_ms))
+                played_ms.append(body.ended_ms or body.started_ms)
             continue
-        streams[body.device] = max(streams.get(body.device, 0), body.seq)
+        if body.seq > streams.get(body.device, 0):
+            streams[body.device] = body.seq
         if entry.void_code:
             voids.append(f"void:{body.seq}:{body.device}")
             continue
         if not is_new:
             continue
         write.events.append(entry)
-        at = instant(body.timestamp_ms)
-        _played_at(write, at)
-        if last_ms is not None:
-            gap_ms = min(max(body.timestamp_ms - last_ms, 0), PLAYTIME_GAP_MAX_MS)
-            if gap_ms:
-                write.playtime_ms += gap_ms
-                write.session_playtime_ms[body.session_id] = write.session_playtime_ms.get(body.session_id, 0) + gap_ms
-        last_ms = body.timestamp_ms
-        write.last_update_at = at
-        if body.event_type == "experience_completed" and write.completed_at is None:
-            write.completed_at = at
+        at_ms = body.timestamp_ms
+        played_ms.append(at_ms)
+        if last_ms is not None and at_ms > last_ms:
+            entry.playtime_ms = gap_ms = min(at_ms - last_ms, PLAYTIME_GAP_MAX_MS)
+            write.playtime_ms += gap_ms
+            write.session_playtime_ms[body.session_id] = write.session_playtime_ms.get(body.session_id, 0) + gap_ms
+        last_ms = at_ms
+        if body.event_type == "experience_completed":
+            if write.completed_at is None and is_completed_by_event:
+                write.completed_at = instant(at_ms)
         elif body.event_type == "achievement_unlocked" and body.content_id:
             write.achievements.append(body.content_id)
-    write.state_json, write.kinds_json = join_state(copy.fields)
-    write.current_location = _location(copy.fields.get("v:current_location"))
+    if played_ms:
+        write.first_at, write.last_at = instant(min(played_ms)), instant(max(played_ms))
+    if write.events:
+        write.last_update_at = None if last_ms is None else instant(last_ms)
+    if copy.version > row.version:
+        write.state_json, write.kinds_json = join_state(copy.fields)
+        write.current_location = _location(copy.fields.get("v:current_location"))
+        if definition is not None and definition.completion is not None:
+            write.completion = completion_percentage(definition, copy.fields)
+            write.is_complete_by_state = write.completion >= 100.0 and not row.is_completed
     return write
 
 
 def instant(ms: int) -> datetime:
     return datetime.fromtimestamp(ms / 1000, UTC)
-
-
-def _played_at(write: ProgressWrite, at: datetime) -> None:
-    write.first_at = at if write.first_at is None else min(write.first_at, at)
-    write.last_at = at if write.last_at is None else max(write.last_at, at)
 
 
 def _location(value: bytes | None) -> str | None:

@@ -6,13 +6,16 @@ meanwhile, because new entries are told from old ones by version under the row l
 data never holds up another: the batch is halved to find it. An event goes to `dead_letters` and the rest of its
 progress is written; a state, session or stream that is refused puts its whole progress aside.
 
-Not here: claiming and settling (flusher.py), what a snapshot means (plan.py).
+Everybody locks in one order, so that nobody waits in a circle: progress (skipping what somebody else holds), profiles,
+new contents, rollups; within each by key.
+
+Not here: claiming and settling (lane.py), what a snapshot means (plan.py), how rollups add up (rollups.py).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,8 +23,27 @@ import asyncpg
 
 from persistence.cold.connect import is_refused
 from persistence.cold.queries import queries
+from persistence.flusher.completion import find_completed_at
+from persistence.flusher.contents import Content, ContentIds
+from persistence.flusher.event_rows import RowRefused, copy_events, encode_event
+from persistence.flusher.levels import LevelRule
 from persistence.flusher.plan import Copy, Entry, ProgressWrite, Row, Verdict, instant, judge, plan_write
+from persistence.flusher.rollups import Rollups, list_contents
 from protocol.entry import SessionBody, UpdateBody
+from protocol.experience import ExperienceDefinition
+
+
+@dataclass(slots=True)
+class Bookkeeping:
+    """
+    What a write needs beside the copies. `shard`: where this connection adds to hourly rollups; `contents` is shared by
+    all connections of a process; experiences without a definition are played as they are sent.
+    """
+
+    shard: int = 0
+    contents: ContentIds = field(default_factory=ContentIds)
+    levels: LevelRule = field(default_factory=LevelRule)
+    experiences: Mapping[str, ExperienceDefinition] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -42,6 +64,8 @@ class WriteReport:
     beyond: list[tuple[Copy, Row]] = field(default_factory=list)
     gone: list[Copy] = field(default_factory=list)
     dead_letters: int = 0
+    contents: dict[Content, int] = field(default_factory=dict)
+    """To be remembered once this is committed."""
 
     @property
     def updates(self) -> int:
@@ -53,11 +77,50 @@ def pass_by(step: str) -> None:
 
 
 async def write_copies(
-    connection: Any, copies: Sequence[Copy], at_step: Callable[[str], None] = pass_by
+    connection: Any,
+    copies: Sequence[Copy],
+    at_step: Callable[[str], None] = pass_by,
+    books: Bookkeeping | None = None,
 ) -> WriteReport:
     """Write inside the caller's open transaction. Nothing is true before the caller commits."""
+    books = books or Bookkeeping()
     sql = queries("flush")
     report = WriteReport()
+    writes = await _lock_and_judge(connection, sql, copies, books, report, at_step)
+
+    # Profiles come after progress for everybody who locks both, and all at once in id order, so that flushes never wait
+    # in a circle.
+    await connection.execute(sql["lock_profiles"], sorted({write.row.player_id for write in writes}))
+
+    async def write_progress(some: Sequence[ProgressWrite]) -> None:
+        await _write_progress(connection, sql, some)
+        await _add_to_profiles(connection, sql, some, books.levels)
+
+    async def put_aside(write: ProgressWrite, error: BaseException) -> None:
+        report.refused.append(Refused(write, _reason(error)))
+
+    await _halve(connection, writes, write_progress, put_aside)
+    at_step("progress_written")
+    put_aside_ids = {id(refused.write) for refused in report.refused}
+    report.written = [write for write in writes if id(write) not in put_aside_ids]
+
+    inserted = await _write_events(connection, sql, report)
+    at_step("events_written")
+    if inserted:
+        await _write_rollups(connection, inserted, books, report)
+    at_step("rollups_written")
+    return report
+
+
+async def _lock_and_judge(
+    connection: Any,
+    sql: dict[str, str],
+    copies: Sequence[Copy],
+    books: Bookkeeping,
+    report: WriteReport,
+    at_step: Callable[[str], None],
+) -> list[ProgressWrite]:
+    """Lock what nobody else holds; what to write of it. Everything that is not written is in the report."""
     by_id = {copy.row_id: copy for copy in copies}
     locked = await connection.fetch(sql["lock_progress"], list(by_id))
     at_step("locked")
@@ -70,11 +133,12 @@ async def write_copies(
             last_entry=record["last_entry"].hex,
             last_update_at=record["last_update_at"],
             distance_micrometers=record["distance_micrometers"],
+            is_completed=record["is_completed"],
         )
         copy = by_id.pop(row.id)
         verdict = judge(copy, row)
         if verdict is Verdict.SAME_HISTORY:
-            writes.append(plan_write(copy, row))
+            writes.append(plan_write(copy, row, books.experiences.get(copy.key.experience)))
         elif verdict is Verdict.POSTGRES_BEHIND:
             report.beyond.append((copy, row))
         else:
@@ -82,34 +146,13 @@ async def write_copies(
     if by_id:
         present = {record["id"].hex for record in await connection.fetch(sql["list_present_progress"], list(by_id))}
         report.gone = [copy for row_id, copy in by_id.items() if row_id not in present]
-
-    # Profiles come after progress for everybody who locks both, and all at once in id order, so that flushes never wait
-    # in a circle.
-    await connection.execute(sql["lock_profiles"], sorted({write.row.player_id for write in writes}))
-
-    async def write_progress(some: Sequence[ProgressWrite]) -> None:
-        await _write_progress(connection, sql, some)
-        await _add_to_profiles(connection, sql, some)
-
-    async def put_aside(write: ProgressWrite, error: BaseException) -> None:
-        report.refused.append(Refused(write, _reason(error)))
-
-    await _halve(connection, writes, write_progress, put_aside)
-    at_step("progress_written")
-    put_aside_ids = {id(refused.write) for refused in report.refused}
-    report.written = [write for write in writes if id(write) not in put_aside_ids]
-
-    async def insert_events(some: Sequence[tuple[ProgressWrite, Entry]]) -> None:
-        await _insert_events(connection, sql, some)
-
-    async def bury(event: tuple[ProgressWrite, Entry], error: BaseException) -> None:
-        await _insert_dead_letter(connection, sql, event, error)
-        report.dead_letters += 1
-
-    events = [(write, entry) for write in report.written for entry in write.events]
-    await _halve(connection, events, insert_events, bury)
-    at_step("events_written")
-    return report
+    just_complete = {write.row.id: write for write in writes if write.is_complete_by_state}
+    if just_complete:
+        for record in await connection.fetch(sql["find_states"], list(just_complete)):
+            write = just_complete[record["id"].hex]
+            definition = books.experiences[write.key.experience]
+            write.completed_at = find_completed_at(record["state"], record["kinds"], write.events, definition)
+    return writes
 
 
 async def _halve(
@@ -154,6 +197,7 @@ async def _write_progress(connection: Any, sql: dict[str, str], writes: Sequence
         [w.first_at for w in changed],
         [w.last_at for w in changed],
         [w.completed_at for w in changed],
+        [w.completion for w in changed],
     )
     streams = sorted((w.row.id, device, seq) for w in changed for device, seq in w.streams.items())
     if streams:
@@ -186,7 +230,9 @@ async def _write_progress(connection: Any, sql: dict[str, str], writes: Sequence
         await connection.execute(sql["add_session_playtime"], *_columns(sorted(playtime.items()), 2))
 
 
-async def _add_to_profiles(connection: Any, sql: dict[str, str], writes: Sequence[ProgressWrite]) -> None:
+async def _add_to_profiles(
+    connection: Any, sql: dict[str, str], writes: Sequence[ProgressWrite], levels: LevelRule
+) -> None:
     """
     Profiles come after progress for everybody who locks both, and in id order, so that flushes never wait in a
     circle.
@@ -197,53 +243,84 @@ async def _add_to_profiles(connection: Any, sql: dict[str, str], writes: Sequenc
         if write.version == write.row.version:
             continue
         distance = write.distance_micrometers - write.row.distance_micrometers
-        if write.is_first or write.playtime_ms or distance:
+        if write.is_first or write.playtime_ms or distance or write.achievements:
             gain = gains.setdefault(write.row.player_id, [0, 0, 0])
             gain[0] += int(write.is_first)
             gain[1] += write.playtime_ms
             gain[2] += distance
         if write.achievements:
             achievements.setdefault(write.row.player_id, set()).update(write.achievements)
+    # Achievements first: the level counts them.
+    if achievements:
+        as_json = [(player_id, list_achievements_json(names)) for player_id, names in sorted(achievements.items())]
+        await connection.execute(sql["add_achievements"], *_columns(as_json, 2))
     if gains:
         rows = [(player_id, *gain) for player_id, gain in sorted(gains.items())]
-        await connection.execute(sql["add_to_profiles"], *_columns(rows, 4))
-    if achievements:
-        as_json = [(player_id, _json_array(names)) for player_id, names in sorted(achievements.items())]
-        await connection.execute(sql["add_achievements"], *_columns(as_json, 2))
+        await connection.execute(sql["add_to_profiles"], *_columns(rows, 4), *levels.as_arguments())
 
 
-async def _insert_events(connection: Any, sql: dict[str, str], events: Sequence[tuple[ProgressWrite, Entry]]) -> None:
-    rows = []
-    for write, entry in events:
-        assert isinstance(entry.body, UpdateBody)
-        rows.append(event_row(entry.entry_id, write.row.id, entry.version, entry.body))
-    await connection.execute(sql["insert_events"], *_columns(rows, 14))
+async def _write_events(
+    connection: Any, sql: dict[str, str], report: WriteReport
+) -> list[tuple[ProgressWrite, list[tuple[UpdateBody, int]]]]:
+    """Append the events of what was written; those that were really inserted, by progress."""
+    rows: list[tuple[bytes, ProgressWrite, Entry]] = []
+    left_out: set[int] = set()
+
+    async def bury(write: ProgressWrite, entry: Entry, error: BaseException) -> None:
+        left_out.add(id(entry))
+        # A row with this key is there: these entries were written before. Nothing is missing and nothing counts twice.
+        if not isinstance(error, asyncpg.UniqueViolationError):
+            await _insert_dead_letter(connection, sql, write, entry, error)
+            report.dead_letters += 1
+
+    async def copy(some: Sequence[tuple[bytes, ProgressWrite, Entry]]) -> None:
+        await copy_events(connection, [row for row, _, _ in some])
+
+    async def refuse(row: tuple[bytes, ProgressWrite, Entry], error: BaseException) -> None:
+        await bury(row[1], row[2], error)
+
+    for write in report.written:
+        progress_id = bytes.fromhex(write.row.id)
+        for entry in write.events:
+            assert isinstance(entry.body, UpdateBody)
+            try:
+                row = encode_event(entry.entry_id, progress_id, entry.version, entry.playtime_ms, entry.body)
+            except RowRefused as error:
+                await bury(write, entry, error)
+            else:
+                rows.append((row, write, entry))
+    await _halve(connection, rows, copy, refuse)
+    inserted: list[tuple[ProgressWrite, list[tuple[UpdateBody, int]]]] = []
+    for write in report.written:
+        events = [
+            (entry.body, entry.playtime_ms)
+            for entry in write.events
+            if isinstance(entry.body, UpdateBody) and (not left_out or id(entry) not in left_out)
+        ]
+        if events:
+            inserted.append((write, events))
+    return inserted
 
 
-def event_row(entry_id: str, row_id: str, version: int, body: UpdateBody) -> tuple[Any, ...]:
-    """An event as the columns of `insert_events`."""
-    return (
-        entry_id,
-        row_id,
-        body.event_type,
-        body.content_id,
-        body.data_json.decode(),
-        body.effects_json.decode() if body.effects_json else None,
-        body.lat,
-        body.lng,
-        instant(body.timestamp_ms),
-        body.device,
-        body.seq,
-        version,
-        body.session_id,
-        instant(body.received_ms),
-    )
+async def _write_rollups(
+    connection: Any,
+    inserted: Sequence[tuple[ProgressWrite, list[tuple[UpdateBody, int]]]],
+    books: Bookkeeping,
+    report: WriteReport,
+) -> None:
+    wanted: set[Content] = set()
+    for write, events in inserted:
+        wanted |= list_contents(write.key.experience, events)
+    report.contents = await books.contents.find_or_make(connection, wanted)
+    rollups = Rollups()
+    for write, events in inserted:
+        rollups.add(write.key.experience, write.row.id, events, report.contents)
+    await rollups.write(connection, books.shard)
 
 
 async def _insert_dead_letter(
-    connection: Any, sql: dict[str, str], event: tuple[ProgressWrite, Entry], error: BaseException
+    connection: Any, sql: dict[str, str], write: ProgressWrite, entry: Entry, error: BaseException
 ) -> None:
-    write, entry = event
     body = entry.body
     assert isinstance(body, UpdateBody)
     await connection.execute(
@@ -256,6 +333,7 @@ async def _insert_dead_letter(
         entry.payload,
         _reason(error),
         getattr(error, "sqlstate", None) or "",
+        entry.playtime_ms,
     )
 
 
@@ -263,7 +341,8 @@ def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> list[list[Any]]:
     return [[row[i] for row in rows] for i in range(count)]
 
 
-def _json_array(names: set[str]) -> str:
+def list_achievements_json(names: set[str]) -> str:
+    """As `stats.achievements` holds them: a sorted array."""
     return json.dumps(sorted(names), ensure_ascii=False)
 
 

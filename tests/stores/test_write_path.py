@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import pytest
 
 from persistence.dead_letters import DeadLetters
-from persistence.flusher import write
+from persistence.flusher import plan, write
 from persistence.flusher.plan import Copy, ProgressWrite, Row
 from persistence.hot.shapes import Outcome
 from persistence.hot.store import HotStore
@@ -334,12 +335,12 @@ async def test_fault_of_ours_with_one_progress_costs_the_others_nothing(
     for player in players:
         await player.hello()
         await player.send(player.make(WAYPOINT))
-    plan_write = write.plan_write
+    plan_write = plan.plan_write
 
-    def fails_for_one(copy: Copy, row: Row) -> ProgressWrite:
+    def fails_for_one(copy: Copy, row: Row, *rest: Any) -> ProgressWrite:
         if copy.key == players[3].key:
             raise TypeError("a bug")
-        return plan_write(copy, row)
+        return plan_write(copy, row, *rest)
 
     monkeypatch.setattr(write, "plan_write", fails_for_one)
     stop = asyncio.Event()
