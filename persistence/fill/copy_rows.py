@@ -11,24 +11,7 @@ import struct
 from dataclasses import dataclass
 
 from persistence.fill.journey import Journey, JourneyEvent
-
-EVENT_COLUMNS = (
-    "id",
-    "experience_progress_id",
-    "event_type",
-    "content_id",
-    "data",
-    "effects",
-    "location_lat",
-    "location_lng",
-    "timestamp",
-    "device_id",
-    "seq",
-    "version",
-    "playtime_ms",
-    "session_id",
-    "received_at",
-)
+from persistence.flusher.event_rows import EVENT_COLUMNS
 
 COPY_START = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 COPY_END = struct.pack(">h", -1)

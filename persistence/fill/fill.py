@@ -27,9 +27,10 @@ import asyncpg
 
 from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS
 from persistence.errors import PersistenceError, StoreUnavailable
-from persistence.fill.copy_rows import COPY_END, COPY_START, EVENT_COLUMNS, EventIds, join_rows
+from persistence.fill.copy_rows import COPY_END, COPY_START, EventIds, join_rows
 from persistence.fill.plan import FillPlan, plan_sizes
 from persistence.fill.players import Player, Players, list_rows
+from persistence.flusher.event_rows import EVENT_COLUMNS
 
 WRITERS = 2
 BLOCK_ROWS = 1000
@@ -150,6 +151,7 @@ class _Filler:
         wave = [players.make(number) for user_id, number in wanted.items() if user_id not in present]
         if not wave:
             return
+        await self._find_levels(connection, wave)
         async with connection.transaction():
             for table, columns, rows in list_rows(plan.world.experience_id, wave):
                 await connection.copy_records_to_table(table, columns=columns, records=rows)
@@ -159,6 +161,22 @@ class _Filler:
             )
         report.players += len(wave)
         self._say(f"wave of players {numbers.start:,} to {numbers.stop - 1:,} is stored")
+
+    async def _find_levels(self, connection: Any, wave: list[Player]) -> None:
+        """The rule is Postgres's: what the totals of each story come to."""
+        missing = list({id(player.lived): player.lived for player in wave if not player.lived.level}.values())
+        writes = [lived.journey.write for lived in missing]
+        found = await connection.fetch(
+            """SELECT account_level_of(u.playtime_ms, u.distance, u.achievements, $4, $5, $6, $7, $8) AS level
+               FROM unnest($1::bigint[], $2::bigint[], $3::bigint[])
+                   WITH ORDINALITY AS u (playtime_ms, distance, achievements, place) ORDER BY u.place""",
+            [write.playtime_ms for write in writes],
+            [write.distance_micrometers for write in writes],
+            [len(set(write.achievements)) for write in writes],
+            *self._plan.levels.as_arguments(),
+        )
+        for lived, record in zip(missing, found, strict=True):
+            lived.level = record["level"]
 
     async def _list_blocks(self, wave: list[Player]) -> AsyncIterator[bytes]:
         """The events of a wave, session by session in the order in which they were received."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from persistence.fill.story import StorySession, World
-from persistence.flusher.plan import PLAYTIME_GAP_MAX_MS, Copy, Entry, ProgressWrite, Row, plan_write
+from persistence.flusher.completion import find_completed_at
+from persistence.flusher.plan import Copy, Entry, ProgressWrite, Row, plan_write
 from persistence.progress_key import ProgressKey
 from protocol.effects import compile_update
 from protocol.entry import SessionBody, UpdateBody
@@ -31,8 +32,6 @@ _NO_ROW = "0" * 32
 class JourneyEvent:
     """One row of `player_progress_events` to be. Times in ms after the first midnight."""
 
-    session: int
-    device: int
     body: UpdateBody
     version: int
     playtime_ms: int
@@ -68,17 +67,16 @@ def make_journey(world: World, story: list[StorySession]) -> Journey:
     privacy = Privacy() if world.definition is None else world.definition.privacy
     fields: dict[str, str | bytes] = {}
     entries: list[Entry] = []
-    events: list[JourneyEvent] = []
+    updates = 0
     sessions: list[JourneySession] = []
     seqs = [0] * len(DEVICES)
 
-    def append(body: UpdateBody | SessionBody) -> int:
+    def append(body: UpdateBody | SessionBody) -> None:
         version = len(entries) + 1
         entries.append(Entry(version, f"{version:032x}", 0, 0, b"", body))
-        return version
 
     for number, told in enumerate(story):
-        device, first = told.device, len(events)
+        device, first = told.device, updates
         session = SessionBody(str(number), _NOBODY, experience_id, DEVICES[device], told.started_ms, 0, "")
         append(session)
         for update in told.updates:
@@ -105,8 +103,8 @@ def make_journey(world: World, story: list[StorySession]) -> Journey:
                 lat,
                 lng,
             )
-            gap_ms = update.at_ms - events[-1].body.timestamp_ms if events else 0
-            events.append(JourneyEvent(number, device, body, append(body), min(max(gap_ms, 0), PLAYTIME_GAP_MAX_MS)))
+            append(body)
+            updates += 1
         append(
             SessionBody(
                 str(number),
@@ -118,7 +116,7 @@ def make_journey(world: World, story: list[StorySession]) -> Journey:
                 told.end_reason,
             )
         )
-        sessions.append(JourneySession(device, told.started_ms, told.ended_ms, told.end_reason, 0, first, len(events)))
+        sessions.append(JourneySession(device, told.started_ms, told.ended_ms, told.end_reason, 0, first, updates))
     copy = Copy(
         key=ProgressKey(_NOBODY, experience_id),
         copy="",
@@ -130,7 +128,14 @@ def make_journey(world: World, story: list[StorySession]) -> Journey:
         entries=entries,
         entries_bytes=0,
     )
-    write = plan_write(copy, Row(_NO_ROW, _NO_ROW, 0, _NO_ROW, None, 0))
+    write = plan_write(copy, Row(_NO_ROW, _NO_ROW, 0, _NO_ROW, None, 0), world.definition)
+    if write.is_complete_by_state and world.definition is not None:
+        write.completed_at = find_completed_at("{}", "{}", write.events, world.definition)
+    events = [
+        JourneyEvent(entry.body, entry.version, entry.playtime_ms)
+        for entry in write.events
+        if isinstance(entry.body, UpdateBody)
+    ]
     for number, made in enumerate(sessions):
         made.playtime_ms = write.session_playtime_ms.get(str(number), 0)
     return Journey(write, sessions, events, seqs, max(session.ended_ms for session in story))

@@ -11,9 +11,10 @@ import hashlib
 import math
 import random
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from persistence.fill.story import World
+from persistence.flusher.levels import LevelRule
 
 EVENTS_PER_PLAYER_MAX = 20_000
 DAYS_MAX = 3650
@@ -25,6 +26,7 @@ class FillPlan:
     `days`: how far back the first events lie. `adds`: there may be players already. `wave_events`: about how many
     events go into one transaction; more are lost when it is cut off, with fewer the pages of one day lie further apart.
     `stories_max`: how many different stories there are; more players than that live the same ones, on other days.
+    `levels`: the rule that the flushers of this installation have.
     """
 
     world: World
@@ -35,6 +37,7 @@ class FillPlan:
     adds: bool = False
     wave_events: int = 1_000_000
     stories_max: int = 1_000
+    levels: LevelRule = field(default_factory=LevelRule)
 
     def __post_init__(self) -> None:
         if not 1 <= self.players <= self.events <= self.players * EVENTS_PER_PLAYER_MAX:

@@ -26,6 +26,8 @@ class Lived:
 
     journey: Journey
     events: list[BakedEvent]
+    level: int = 0
+    """The account level; 0 until Postgres was asked what the totals come to."""
 
     @property
     def days(self) -> int:
@@ -113,6 +115,7 @@ def _profiles(players: Sequence[Player]) -> Table:
         "total_experiences_played",
         "total_playtime_ms",
         "total_distance_micrometers",
+        "account_level",
         "stats",
         "created_at",
         "updated_at",
@@ -127,6 +130,7 @@ def _profiles(players: Sequence[Player]) -> Table:
                 1,
                 p.lived.journey.write.playtime_ms,
                 p.lived.journey.write.distance_micrometers,
+                p.lived.level,
                 _stats(p.lived.journey.write.achievements),
                 p.instant(_first_ms(p)),
                 p.instant(p.lived.journey.last_ms),
@@ -168,7 +172,7 @@ def _progress(experience_id: str, players: Sequence[Player]) -> Table:
                 p.moved(write.completed_at),
                 p.moved(write.last_at),
                 write.playtime_ms,
-                0.0 if write.completed_at is None else 100.0,
+                (write.completion or 0.0) if write.completed_at is None else 100.0,
                 write.current_location,
                 write.state_json,
                 write.kinds_json,
