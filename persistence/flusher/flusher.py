@@ -250,7 +250,7 @@ class Flusher:
             self._at_step("committed")
             await self._settle(report, absent, committed - started, len(copies))
             for snapshot, fault in unreadable:
-                base_version = int(snapshot.hash[b"base_version"])
+                base_version = snapshot.head.base_version
                 copy_name = snapshot.hash[b"copy"].decode()
                 await self._quarantine(snapshot.key, copy_name, base_version + 1, "", f"unreadable: {fault!r}")
         return claimed[taken:]

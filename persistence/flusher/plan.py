@@ -118,7 +118,7 @@ class ProgressWrite:
 
 def parse_snapshot(snapshot: Snapshot) -> Copy:
     """Raises ValueError when an entry is not one that we wrote."""
-    h = snapshot.hash
+    h, head = snapshot.hash, snapshot.head
     of_state = [name for name in h if name[1:2] == b":"]
     # One decode for all names: no text in a state holds a NUL, and one that did would not pair up below.
     names = b"\0".join(of_state).decode().split("\0") if of_state else []
@@ -127,8 +127,8 @@ def parse_snapshot(snapshot: Snapshot) -> Copy:
         key=snapshot.key,
         copy=h[b"copy"].decode(),
         row_id=h[b"row"].decode(),
-        version=int(h[b"version"]),
-        base_version=int(h[b"base_version"]),
+        version=head.version,
+        base_version=head.base_version,
         base_id=h[b"base_id"].decode(),
         fields=dict(zip(names, [h[name] for name in of_state], strict=True)),
         entries=entries,

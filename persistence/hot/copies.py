@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from persistence.cold.shapes import ColdProgress
 from persistence.hot.client import DEADLINE_S, HotClient, pack
+from persistence.hot.head import find_head
 from persistence.hot.keys import ERASED_CHANNEL, FENCE_KEY, active_players_key
 from persistence.hot.shapes import HotProgress
 from persistence.progress_key import ProgressKey
@@ -130,11 +131,12 @@ def parse_progress(fields: Mapping[bytes, bytes]) -> HotProgress:
     A progress hash by the meaning of its fields: names of several letters are ours, one-letter prefixes are the
     state's.
     """
+    head = find_head(fields)
     progress = HotProgress(
         copy=fields[b"copy"].decode(),
         row_id=fields[b"row"].decode(),
-        version=int(fields[b"version"]),
-        base_version=int(fields[b"base_version"]),
+        version=head.version,
+        base_version=head.base_version,
         base_id=fields[b"base_id"].decode(),
         accepted={},
         saved={},

@@ -1,96 +1,57 @@
 """
-How operations travel to `apply_updates.lua`: every field that they may touch is named once for each group, and an
-operation refers to fields by their place in that list. So the script reads a hash once, and puts no names together.
+How operations travel to `lua/parts/apply_ops.lua`: every field that they touch is named once for each group, and an
+operation refers to fields by their place in that list, so that the script reads a hash once.
 
-An operation is [verb, argument, places…]; a place counts from 1, as in Lua, and 0 is a field that cannot exist because
-the kind of a known name is fixed before its first use:
+An operation is a few items of a flat list:
 
-    set, unset, incr, max   leaf, the leaf as the other kind, group, and three other things that the name could be
-    add, remove             member, set, and value, counter, group of the same name
-    add_unless              the same, and the member of the other set
+    SET, INCR, MAX     verb, place of the leaf, argument
+    UNSET              verb, place of the leaf as a value, place of the leaf as a counter
+    ADD, REMOVE        verb, place of the member, place of the set's mark
+    ADD_UNLESS         the same, and the place of the member of the other set
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import Any
-
-from protocol.state import KNOWN_KINDS
 
 SET, UNSET, INCR, MAX, ADD, REMOVE, ADD_UNLESS = 1, 2, 3, 4, 5, 6, 7
 
-_VERBS = {"set": SET, "unset": UNSET, "incr": INCR, "max": MAX, "add": ADD, "remove": REMOVE, "add_unless": ADD_UNLESS}
+FIRST_PLACE = 5
+"""Before it come holder, head, accepted and saved."""
 
-_NONE = ""
+_VERBS = {"set": SET, "unset": UNSET, "incr": INCR, "max": MAX, "add": ADD, "remove": REMOVE, "add_unless": ADD_UNLESS}
 
 
 class FieldList:
-    """The fields of one group, each named once. The first ten are those that every group compares."""
+    """The fields that the operations of one group touch, each named once, in the order of their places."""
 
-    __slots__ = ("names", "places")
+    __slots__ = ("_places", "names")
 
-    def __init__(self, device: str) -> None:
-        self.names = [*_FIRST_FIELDS, f"accepted:{device}", f"saved:{device}"]
-        self.places: dict[str, int] = {_NONE: 0}
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self._places: dict[str, int] = {}
 
-    def refer(self, ops: Iterable[tuple[Any, ...]]) -> list[list[Any]]:
+    def refer(self, ops: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Operations as `protocol.effects` makes them, with places instead of names."""
-        referred = []
+        items: list[Any] = []
+        place = self._place
         for op in ops:
             verb, path, name, argument = op[:4]
             number = _VERBS[verb]
             if number >= ADD:
-                member = f"m:{name}.{argument}"
-                places = [number, 0, self._place(member)]
-                for field in _set_fields(name):
-                    places.append(self._place(field))
+                items += (number, place(f"m:{name}.{argument}"), place(f"s:{name}"))
                 if number == ADD_UNLESS:
-                    places.append(self._place(f"m:{op[4]}.{argument}"))
+                    items.append(place(f"m:{op[4]}.{argument}"))
+            elif number == UNSET:
+                items += (number, place(f"v:{path}"), place(f"c:{path}"))
             else:
-                places = [number, argument]
-                for field in _leaf_fields(number in (SET, UNSET), path, name):
-                    places.append(self._place(field))
-            referred.append(places)
-        return referred
+                items += (number, place(f"v:{path}" if number == SET else f"c:{path}"), argument)
+        return items
 
     def _place(self, field: str) -> int:
-        place = self.places.get(field)
+        place = self._places.get(field)
         if place is None:
             self.names.append(field)
-            self.places[field] = place = len(self.names)
+            self._places[field] = place = len(self.names) + FIRST_PLACE - 1
         return place
-
-
-_FIRST_FIELDS = (
-    "copy",
-    "version",
-    "base_version",
-    "offset",
-    "base_offset",
-    "state_fields",
-    "state_bytes",
-    "quarantine",
-)
-
-
-@lru_cache(maxsize=4096)
-def _set_fields(name: str) -> tuple[str, ...]:
-    if KNOWN_KINDS.get(name) == "set":
-        return (f"s:{name}", _NONE, _NONE, _NONE)
-    return (f"s:{name}", f"v:{name}", f"c:{name}", f"g:{name}")
-
-
-@lru_cache(maxsize=16_384)
-def _leaf_fields(is_value: bool, path: str, name: str) -> tuple[str, ...]:
-    """The leaf, the leaf as the other kind, its group, and what else its name could be."""
-    kind, other_kind = ("v", "c") if is_value else ("c", "v")
-    leaf, other = f"{kind}:{path}", f"{other_kind}:{path}"
-    known = KNOWN_KINDS.get(name)
-    if path != name:
-        others = (_NONE,) * 3 if known == "group" else (f"v:{name}", f"c:{name}", f"s:{name}")
-        return (leaf, other, f"g:{name}", *others)
-    if known is not None:
-        # `unset` asks without knowing: of a known name it can only be the one kind.
-        return (f"{'c' if known == 'counter' else 'v'}:{path}", _NONE, _NONE, _NONE, _NONE, _NONE)
-    return (leaf, other, _NONE, f"s:{name}", f"g:{name}", _NONE)

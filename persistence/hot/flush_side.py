@@ -11,6 +11,7 @@ from typing import Any
 
 from persistence.hot.client import HotClient, pack
 from persistence.hot.copies import pairs
+from persistence.hot.head import unpack_head
 from persistence.hot.shapes import PendingTotals, Settlement, SettleOutcome, Snapshot
 from persistence.progress_key import ProgressKey
 
@@ -32,18 +33,21 @@ class FlushSide(HotClient):
     async def list_pending_sizes(self, claimed: Sequence[ProgressKey]) -> list[tuple[int, int]]:
         """How much each progress has pending: (entries, bytes); (0, 0) without a hot copy."""
 
-        async def ask() -> list[list[bytes | None]]:
+        async def ask() -> list[bytes | None]:
             async with self._client.pipeline(transaction=False) as pipeline:
                 for key in claimed:
-                    pipeline.hmget(self._keys.progress(key), "version", "base_version", "offset", "base_offset")
-                answered: list[list[bytes | None]] = await pipeline.execute()
+                    pipeline.hget(self._keys.progress(key), "head")
+                answered: list[bytes | None] = await pipeline.execute()
                 return answered
 
         found = await self._call("list_pending_sizes", ask) if claimed else []
         sizes = []
-        for version, base_version, offset, base_offset in found:
-            entries = int(version or 0) - int(base_version or 0)
-            sizes.append((entries, int(offset or 0) - int(base_offset or 0)))
+        for packed in found:
+            if packed is None:
+                sizes.append((0, 0))
+            else:
+                head = unpack_head(packed)
+                sizes.append((head.version - head.base_version, head.offset - head.base_offset))
         return sizes
 
     async def snapshot(self, claimed: Sequence[ProgressKey]) -> list[Snapshot]:

@@ -7,6 +7,7 @@ Not here: which updates go together (gateway.sessions.committer), what a verdict
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import redis.asyncio as redis_asyncio
 
@@ -25,7 +26,9 @@ precision of an expiry.
 PENDING_DUE_UPDATES = 1_000
 """A progress with this many pending entries is flushed at once, whatever the interval."""
 
-_NOT_VOID = (0, "")
+# As apply_updates.lua has them.
+_HEADER_ITEMS = 9
+_TAKEN_WHOLE = -1
 _OUTCOMES = tuple(Outcome)
 
 
@@ -55,32 +58,44 @@ class Playing(HotClient):
         """
         if not groups:
             return []
-        keys: list[str] = []
-        packed = []
+        packed: list[Any] = []
         for group in groups:
-            key = group.key
-            keys.extend(self._keys.of_group(key))
-            fields = FieldList(group.device)
-            updates = [(u.seq, u.entry_id, u.body, fields.refer(u.ops), *(u.void or _NOT_VOID)) for u in group.updates]
-            packed.append(
-                (
-                    key.user_id,
-                    group.session_id,
-                    group.connection,
-                    group.copy,
-                    group.device,
-                    group.told,
-                    key.member,
-                    group.durable,
-                    fields.names,
-                    updates,
-                )
+            _, progress, pending, _, _ = self._keys.of_group(group.key)
+            fields = FieldList()
+            updates: list[Any] = []
+            for u in group.updates:
+                if u.void is None:
+                    items = fields.refer(u.ops)
+                    updates += (u.seq, u.entry_id, u.body, len(items), *items)
+                else:
+                    updates += (u.seq, u.entry_id, u.body, -1, *u.void)
+            packed += (
+                _HEADER_ITEMS + 2 + len(fields.names) + len(updates),
+                progress,
+                pending,
+                f"{group.copy} {group.session_id}",
+                group.connection,
+                group.told,
+                group.durable,
+                len(group.updates),
+                2 + len(fields.names),
+                f"accepted:{group.device}",
+                f"saved:{group.device}",
+                *fields.names,
+                *updates,
             )
-        numbers, notes = await self._run("apply_updates", keys, [self._apply_options, pack(packed)])
+        numbers, notes = await self._run("apply_updates", [packed[1]], [self._apply_options, pack(packed)])
         verdicts = []
-        note = 0
-        for n in range(0, len(numbers), 8):
-            outcome, accepted, version, saved, saved_version, taken, repeated, void_count = numbers[n : n + 8]
+        at = note = 0
+        for group in groups:
+            if numbers[at] == _TAKEN_WHOLE:
+                _, version, saved, saved_version = numbers[at : at + 4]
+                at += 4
+                accepted, taken = group.updates[-1].seq, len(group.updates)
+                verdicts.append(GroupVerdict(Outcome.OK, accepted, version, saved, saved_version, taken, 0, []))
+                continue
+            outcome, accepted, version, saved, saved_version, taken, repeated, void_count = numbers[at : at + 8]
+            at += 8
             voids = []
             for _ in range(void_count):
                 voids.append((notes[note], notes[note + 1], notes[note + 2].decode()))

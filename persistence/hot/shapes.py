@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from persistence.hot.head import Head, find_head
 from persistence.progress_key import ProgressKey
 
 VoidNote = tuple[int, int, str]
@@ -219,6 +220,10 @@ class Snapshot:
     key: ProgressKey
     hash: dict[bytes, bytes]
     entries: list[bytes]
+
+    @property
+    def head(self) -> Head:
+        return find_head(self.hash)
 
 
 @dataclass(slots=True)

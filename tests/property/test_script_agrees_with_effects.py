@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from persistence.hot.head import unpack_head
 from persistence.hot.shapes import Outcome
 from protocol.effects import compile_update
 from protocol.errors import VoidUpdate
@@ -72,5 +73,5 @@ async def test_script_and_reference_make_the_same_state(stores: Stores, plan: li
     progress = await stores.hot.find_progress(player.key)
     assert progress is not None
     assert progress.fields == {name: v.encode() if isinstance(v, str) else v for name, v in expected.items()}
-    sizes = await stores.hot._client.hmget(stores.hot._keys.progress(player.key), "state_fields", "state_bytes")
-    assert tuple(int(size) for size in sizes) == state_size(expected)
+    head = unpack_head(await stores.hot._client.hget(stores.hot._keys.progress(player.key), "head"))
+    assert (head.state_fields, head.state_bytes) == state_size(expected)

@@ -3,51 +3,61 @@ Take updates of many connections: for each group the connection, the copy and th
 applied, its entries appended, its progress marked dirty. A group without updates is a heartbeat: the same comparisons.
 Running it twice is harmless: a repeated seq changes nothing and is answered again. Groups do not influence each other.
 
-This is the hot path, so the caller names every field it may need: one read and one write of the hash for each group, no
-string is put together here but the entries. An operation refers to fields by their place in the group's list.
+This is the hot path. What a group needs comes in one flat array, since tables and strings are what costs in Lua; its
+fields are read with one command and written with one. While the copy's `holder` and the connection in its `head` are
+those of the group (parts/head.lua) nothing else has to be looked at; if not, the session and the copy are compared one by
+one. Key names come in that array, too: declaring them costs as much as reading a hash. In Cluster all groups of a
+call share the slot of the first.
 
-KEYS, five for each group
-  session   hash   the active session of the player
-  progress  hash   copy, version, base, accepted and saved per device, the state as flat fields
-  pending   list   entries that Postgres does not have yet, oldest first
-  dirty     zset   progress with pending entries, by the time it is due
-  expiry    zset   players by the time their session expires
+KEYS
+  slot      hash   the progress of the first group
 ARGV
   options   msgpack array: flush_interval_ms, expiry_ms, activity_ms, pending_updates_max, pending_bytes_max,
             pending_due_updates, state_fields_max, state_bytes_max, counter_max
-  groups    msgpack array of: user_id, session_id, connection, copy, device, told, member, durable, fields, updates.
-            The first ten fields are copy, version, base_version, offset, base_offset, state_fields, state_bytes,
-            quarantine, accepted and saved of the device. An update is: seq, entry_id, body, ops, void code, void
-            message. An op is: verb, argument, places (persistence.hot.flat_ops says which)
+  args      msgpack array, flat, for each group: how many items it has, progress, pending, holder, connection, told,
+            durable, updates, fields; the names of so many fields: accepted and saved of the device, then what the
+            operations touch; then for each update: seq, entry_id, body, how many items its operations have, and these
+            (parts/apply_ops.lua); a void one has -1, error code, message instead
 RETURNS
-  {numbers, voids}: eight numbers for each group: outcome (persistence.hot.shapes.Outcome), accepted, version, saved,
-  base_version, taken, repeated, voids; and flat: seq, code, message, … Only OK, GAP and FULL may have written.
+  {numbers, voids}: for a group that was taken whole, without voids: -1, version, saved, base_version; for any other:
+  outcome (persistence.hot.shapes.Outcome), accepted, version, saved, base_version, taken, repeated, voids; and flat:
+  seq, code, message, … Only OK, GAP and FULL may have written.
 ]]
+local slot = KEYS[1]
 local options = cmsgpack.unpack(ARGV[1])
-local groups = cmsgpack.unpack(ARGV[2])
+local args = cmsgpack.unpack(ARGV[2])
 local flush_interval_ms, expiry_ms, activity_ms = options[1], options[2], options[3]
 local pending_updates_max, pending_bytes_max, pending_due_updates = options[4], options[5], options[6]
 local state_fields_max, state_bytes_max, counter_max = options[7], options[8], options[9]
 
+local TAKEN_WHOLE = -1
 local OK, GAP, MISSING, DIFFERENT_COPY, BEHIND, FENCED, SESSION_ENDED = 0, 1, 2, 3, 4, 5, 6
 local FULL, QUARANTINED, NO_DEVICE = 7, 8, 9
 -- What an entry costs beyond its body: header, list node, allocator. Bounds are kept in these units.
 local ENTRY_OVERHEAD_BYTES = 112
 -- Flushes that fall due within the same quarter second share a transaction.
 local DUE_STEP_MS = 250
+local HEADER_ITEMS = 9
 
-local call, format = redis.call, string.format
+-- include head
+-- include apply_ops
+
+local unpack, pack_head, unpack_head = unpack, struct.pack, struct.unpack
 local time = call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
-local now = format('%.0f', now_ms)
-local due = format('%.0f', math.ceil((now_ms + flush_interval_ms) / DUE_STEP_MS) * DUE_STEP_MS)
+local now = format('%d', now_ms)
+local due = format('%d', math.ceil((now_ms + flush_interval_ms) / DUE_STEP_MS) * DUE_STEP_MS)
+local header_end = ' ' .. now .. ' 0 '
 
-local numbers, voids = {}, {}
+local numbers, voids, answered = {}, {}, 0
+-- Used again for every group: what lies behind their end is of an earlier one.
+local writes, entries = {}, {}
 
 local function answer(outcome, accepted, version, saved, base_version, taken, repeated, void_count)
-  local n = #numbers
+  local n = answered
   numbers[n + 1], numbers[n + 2], numbers[n + 3], numbers[n + 4] = outcome, accepted, version, saved
   numbers[n + 5], numbers[n + 6], numbers[n + 7], numbers[n + 8] = base_version, taken, repeated, void_count
+  answered = n + 8
 end
 
 local function note_void(seq, code, message)
@@ -55,41 +65,60 @@ local function note_void(seq, code, message)
   voids[n + 1], voids[n + 2], voids[n + 3] = seq, code, message
 end
 
--- include apply_ops
+-- The other keys of a player and its members of indexes, from the name of its progress.
+local function key_beside(progress, what)
+  return match(progress, '^(.-:player:[^:]+):') .. ':' .. what
+end
 
-local function apply_group(first_key, group)
-  local session, progress, pending = KEYS[first_key], KEYS[first_key + 1], KEYS[first_key + 2]
-  local dirty, expiry = KEYS[first_key + 3], KEYS[first_key + 4]
-  local user_id, session_id, connection, copy, device = group[1], group[2], group[3], group[4], group[5]
-  local told, member, durable, names, updates = group[6], group[7], group[8], group[9], group[10]
+local function index_of(progress, what)
+  return match(progress, '^{[^}]*}:') .. what
+end
 
-  local held = call('HMGET', session, 'id', 'connection', 'last_activity')
-  if held[2] and tonumber(held[2]) > connection then return answer(FENCED, 0, 0, 0, 0, 0, 0, 0) end
-  local hot = call('HMGET', progress, unpack(names))
-  if not hot[1] then return answer(MISSING, 0, 0, 0, 0, 0, 0, 0) end
-  if held[1] ~= session_id then return answer(SESSION_ENDED, 0, 0, 0, 0, 0, 0, 0) end
-  local version, base_version = tonumber(hot[2]), tonumber(hot[3])
-  if hot[1] ~= copy then return answer(DIFFERENT_COPY, 0, version, 0, base_version, 0, 0, 0) end
-  if not hot[9] then return answer(NO_DEVICE, 0, version, 0, base_version, 0, 0, 0) end
-  local accepted, saved = tonumber(hot[9]), tonumber(hot[10] or 0)
+local function apply_group(at)
+  local progress, pending, holder, connection = args[at + 1], args[at + 2], args[at + 3], args[at + 4]
+  local told, durable, update_count, field_count = args[at + 5], args[at + 6], args[at + 7], args[at + 8]
+  -- Places: holder, head, accepted, saved, and from the fifth on the state's.
+  local hot = call('HMGET', progress, 'holder', 'head', unpack(args, at + HEADER_ITEMS, at + HEADER_ITEMS - 1 + field_count))
+  local names_at = at + HEADER_ITEMS - 3
+  local version, base_version, offset, base_offset, fields, bytes, held_by, active_ms = 0, 0
+  if hot[2] then version, base_version, offset, base_offset, fields, bytes, held_by, active_ms = unpack_head(HEAD, hot[2]) end
+
+  local is_quarantined, is_new_holder, is_active = false, false, false
+  if hot[1] ~= holder or held_by ~= connection or now_ms - active_ms >= activity_ms then
+    local copy, session_id = match(holder, '^(%S+) (.*)$')
+    local held = call('HMGET', key_beside(progress, 'session'), 'id', 'connection', 'last_activity')
+    if held[2] and tonumber(held[2]) > connection then return answer(FENCED, 0, 0, 0, 0, 0, 0, 0) end
+    local there = call('HMGET', progress, 'copy', 'quarantine')
+    if not there[1] then return answer(MISSING, 0, 0, 0, 0, 0, 0, 0) end
+    if held[1] ~= session_id then return answer(SESSION_ENDED, 0, 0, 0, 0, 0, 0, 0) end
+    if not hot[2] then version, base_version, offset, base_offset, fields, bytes = unpack_head(HEAD, adopt_head(progress)) end
+    if there[1] ~= copy then return answer(DIFFERENT_COPY, 0, version, 0, base_version, 0, 0, 0) end
+    is_quarantined = there[2] and there[2] ~= ''
+    is_active = now_ms - tonumber(held[3] or 0) >= activity_ms
+    active_ms = is_active and now_ms or tonumber(held[3] or 0)
+    -- Only what the session says may be remembered: it knows of a connection that has a lower number than this one.
+    is_new_holder = not is_quarantined and tonumber(held[2]) == connection and (hot[1] ~= holder or held_by ~= connection)
+    held_by = tonumber(held[2] or 0)
+  end
+  if not hot[3] then return answer(NO_DEVICE, 0, version, 0, base_version, 0, 0, 0) end
+  local accepted, saved = tonumber(hot[3]), tonumber(hot[4] or 0)
   if accepted < told then return answer(BEHIND, accepted, version, saved, base_version, 0, 0, 0) end
 
-  local is_quarantined = hot[8] and hot[8] ~= ''
   local outcome, taken, repeated, void_count = OK, 0, 0, 0
-  if #updates > 0 then
-    local offset, base_offset = tonumber(hot[4]), tonumber(hot[5])
-    local change = {hot = hot, names = names, changed = {}, fields = tonumber(hot[6]), bytes = tonumber(hot[7])}
-    local writes, entries = {}, {}
-    local first_version = version
-    for i = 1, #updates do
-      local update = updates[i]
-      local seq = update[1]
+  local first_version = version
+  local n, removed = 0, nil
+  if update_count > 0 then
+    begin_fields(progress, hot, names_at, 5, field_count + 2, fields, bytes)
+    local i = at + HEADER_ITEMS + field_count
+    for _ = 1, update_count do
+      local seq, entry_id, body, items = args[i], args[i + 1], args[i + 2], args[i + 3]
+      i = i + 4
       if seq <= accepted then
         repeated = repeated + 1
-        local void = seq > saved and call('HGET', progress, 'void:' .. format('%.0f', seq) .. ':' .. device)
+        local void = seq > saved and call('HGET', progress, 'void:' .. format('%d', seq) .. ':' .. sub(args[names_at + 3], 10))
         if void then
           void_count = void_count + 1
-          note_void(seq, tonumber(string.sub(void, 1, 3)), string.sub(void, 5))
+          note_void(seq, tonumber(sub(void, 1, 3)), sub(void, 5))
         end
       elseif seq > accepted + 1 then
         outcome = GAP
@@ -101,11 +130,12 @@ local function apply_group(first_key, group)
         outcome = FULL
         break
       else
-        local body, code, message = update[3], update[5], update[6]
-        if code == 0 then code, message = apply_ops(change, update[4]) end
+        local code, message
+        if items < 0 then code, message = args[i], args[i + 1] else code, message = apply_ops(i, i + items) end
         if code ~= 0 then
-          writes[#writes + 1] = 'void:' .. format('%.0f', seq) .. ':' .. device
-          writes[#writes + 1] = code .. ' ' .. message
+          writes[n + 1] = 'void:' .. format('%d', seq) .. ':' .. sub(args[names_at + 3], 10)
+          writes[n + 2] = code .. ' ' .. message
+          n = n + 2
           void_count = void_count + 1
           note_void(seq, code, message)
         end
@@ -113,48 +143,54 @@ local function apply_group(first_key, group)
         version = version + 1
         taken = taken + 1
         offset = offset + #body + ENTRY_OVERHEAD_BYTES
-        entries[taken] = format('%.0f %s %.0f %s %d ', version, update[2], offset, now, code) .. body
+        entries[taken] = format('%d %s %d', version, entry_id, offset) .. (code == 0 and header_end or ' ' .. now .. ' ' .. code .. ' ') .. body
       end
+      if items < 0 then i = i + 2 else i = i + items end
     end
-    if taken > 0 then
-      local n = #writes
-      writes[n + 1], writes[n + 2] = 'version', format('%.0f', version)
-      writes[n + 3], writes[n + 4] = 'offset', format('%.0f', offset)
-      writes[n + 5], writes[n + 6] = names[9], format('%.0f', accepted)
-      n = n + 6
-      if first_version == base_version then
-        writes[n + 1], writes[n + 2] = 'dirty_since', now
-        n = n + 2
-        call('ZADD', dirty, 'NX', due, member)
-      end
-      local removed = {}
-      for place in pairs(change.changed) do
-        local value = hot[place]
-        if value then
-          writes[n + 1], writes[n + 2] = names[place], value
-          n = n + 2
-        else
-          removed[#removed + 1] = names[place]
-        end
-      end
-      if next(change.changed) then
-        writes[n + 1], writes[n + 2] = 'state_fields', change.fields
-        writes[n + 3], writes[n + 4] = 'state_bytes', change.bytes
-      end
-      call('HSET', progress, unpack(writes))
-      if #removed > 0 then call('HDEL', progress, unpack(removed)) end
-      call('RPUSH', pending, unpack(entries))
+    n, removed = add_changes(writes, n)
+    fields, bytes = state_fields, state_bytes
+  end
+  if taken > 0 then
+    writes[n + 1], writes[n + 2] = args[names_at + 3], format('%d', accepted)
+    n = n + 2
+    if first_version == base_version then
+      writes[n + 1], writes[n + 2] = 'dirty_since', now
+      n = n + 2
+      call('ZADD', index_of(progress, 'dirty'), 'NX', due, match(progress, ':player:([^:]+):') .. '/' .. match(progress, ':progress:(.*)$'))
     end
+  end
+  if taken > 0 or is_new_holder or is_active then
+    if is_new_holder then
+      writes[n + 1], writes[n + 2] = 'holder', holder
+      n = n + 2
+    end
+    call('HSET', progress, 'head', pack_head(HEAD, version, base_version, offset, base_offset, fields, bytes, held_by, active_ms),
+      unpack(writes, 1, n))
+    if removed then call('HDEL', progress, unpack(removed)) end
+  end
+  if taken > 0 then
+    call('RPUSH', pending, unpack(entries, 1, taken))
   end
   if version > base_version and (durable or version - base_version >= pending_due_updates) and not is_quarantined then
-    call('ZADD', dirty, 'LT', now, member)
+    call('ZADD', index_of(progress, 'dirty'), 'LT', now, match(progress, ':player:([^:]+):') .. '/' .. match(progress, ':progress:(.*)$'))
   end
-  if now_ms - tonumber(held[3] or 0) >= activity_ms then
-    call('HSET', session, 'last_activity', now, 'current_location', call('HGET', progress, 'v:current_location') or '')
-    call('ZADD', expiry, format('%.0f', now_ms + expiry_ms), user_id)
+  if is_active then
+    local user_id = match(progress, ':player:([^:]+):')
+    call('HSET', key_beside(progress, 'session'), 'last_activity', now,
+      'current_location', call('HGET', progress, 'v:current_location') or '')
+    call('ZADD', index_of(progress, 'expiry'), format('%d', now_ms + expiry_ms), user_id)
+  end
+  if taken > 0 and taken == update_count and void_count == 0 then
+    numbers[answered + 1], numbers[answered + 2], numbers[answered + 3], numbers[answered + 4] = TAKEN_WHOLE, version, saved, base_version
+    answered = answered + 4
+    return nil
   end
   return answer(outcome, accepted, version, saved, base_version, taken, repeated, void_count)
 end
 
-for i = 1, #groups do apply_group(i * 5 - 4, groups[i]) end
+local at, last = 1, #args
+while at <= last do
+  apply_group(at)
+  at = at + args[at]
+end
 return {numbers, voids}

@@ -16,10 +16,14 @@ RETURNS
   {0, 0}       another base is there now, or no copy
 ]]
 local progress, pending, dirty, quarantined = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local member, base_version, base_id = ARGV[1], ARGV[2], ARGV[3]
+local member, base_version, base_id = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+-- include head
 
-local hot = redis.call('HMGET', progress, 'base_version', 'base_id')
-if hot[1] ~= base_version or hot[2] ~= base_id then return {0, 0} end
+local hot = redis.call('HMGET', progress, 'head', 'base_id')
+local packed = hot[1] or adopt_head(progress)
+if not packed or hot[2] ~= base_id then return {0, 0} end
+local _, base = struct.unpack(HEAD, packed)
+if base ~= base_version then return {0, 0} end
 local thrown = redis.call('LLEN', pending)
 redis.call('ZREM', dirty, member)
 redis.call('ZREM', quarantined, member)

@@ -18,10 +18,12 @@ RETURNS
 ]]
 local progress, pending, dirty, quarantined = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local member, version, last_entry = ARGV[1], tonumber(ARGV[2]), ARGV[3]
+-- include head
 
-local hot = redis.call('HMGET', progress, 'base_version', 'base_id')
-if not hot[1] then return {0, 0} end
-local base_version = tonumber(hot[1])
+local hot = redis.call('HMGET', progress, 'head', 'base_id')
+local packed = hot[1] or adopt_head(progress)
+if not packed then return {0, 0} end
+local _, base_version = struct.unpack(HEAD, packed)
 if base_version > version then return {0, 0} end
 local id = hot[2]
 if version > base_version then

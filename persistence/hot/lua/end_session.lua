@@ -35,6 +35,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local function integer(number)
   return string.format('%.0f', number)
 end
+-- include head
 
 local held = redis.call('HMGET', session, 'id', 'connection', 'last_activity')
 if not held[1] then
@@ -49,7 +50,7 @@ if last_activity_ms >= 0 and tonumber(held[3]) ~= last_activity_ms then
   redis.call('ZADD', expiry, integer(tonumber(held[3]) + expiry_ms), user_id)
   return {ACTIVE}
 end
-local hot = redis.call('HMGET', progress, 'copy', 'version', 'base_version', 'offset', 'quarantine')
+local hot = redis.call('HMGET', progress, 'copy', 'head', 'quarantine')
 if not hot[1] then
   if not is_rowless then return {MISSING} end
   redis.call('ZREM', expiry, user_id)
@@ -57,13 +58,15 @@ if not hot[1] then
   return {OK, 0}
 end
 
-local version = tonumber(hot[2]) + 1
-local offset = tonumber(hot[4]) + #body + ENTRY_OVERHEAD_BYTES
 redis.call('ZREM', expiry, user_id)
 redis.call('DEL', session)
+local version, base_version, offset, base_offset, state_fields, state_bytes = struct.unpack(HEAD, hot[2] or adopt_head(progress))
+version = version + 1
+offset = offset + #body + ENTRY_OVERHEAD_BYTES
 redis.call('PERSIST', progress)
 redis.call('RPUSH', pending, integer(version) .. ' ' .. entry_id .. ' ' .. integer(offset) .. ' ' .. integer(now_ms) .. ' 0 ' .. body)
-redis.call('HSET', progress, 'version', integer(version), 'offset', integer(offset))
-if version - 1 == tonumber(hot[3]) then redis.call('HSET', progress, 'dirty_since', integer(now_ms)) end
-if not (hot[5] and hot[5] ~= '') then redis.call('ZADD', dirty, integer(now_ms), member) end
+redis.call('HSET', progress, 'holder', '', 'head',
+  struct.pack(HEAD, version, base_version, offset, base_offset, state_fields, state_bytes, 0, 0))
+if version - 1 == base_version then redis.call('HSET', progress, 'dirty_since', integer(now_ms)) end
+if not (hot[3] and hot[3] ~= '') then redis.call('ZADD', dirty, integer(now_ms), member) end
 return {OK, version}

@@ -29,6 +29,7 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local function integer(number)
   return string.format('%.0f', number)
 end
+-- include head
 
 -- A clock of Redis that went back says nothing about the age of the read: refuse that too.
 local age_ms = now_ms - read_started_ms
@@ -36,9 +37,9 @@ if age_ms < 0 or age_ms > deadline_ms then return {-1, 0} end
 if read_started_ms <= tonumber(redis.call('GET', fence) or 0) then return {-1, 0} end
 
 local outcome, thrown = 1, 0
-local there = redis.call('HMGET', progress, 'copy', 'base_version', 'base_id', 'node')
+local there = redis.call('HMGET', progress, 'copy', 'head', 'base_id', 'node')
 if there[1] then
-  local base_version = tonumber(there[2])
+  local _, base_version = struct.unpack(HEAD, there[2] or adopt_head(progress))
   local id = nil
   if version == base_version then
     id = there[3]
@@ -60,9 +61,10 @@ redis.call('ZREM', dirty, member)
 -- What was refused went with the copy that had it.
 redis.call('ZREM', quarantined, member)
 redis.call('DEL', progress, pending)
-redis.call('HSET', progress, 'copy', copy, 'row', row_id, 'version', integer(version), 'base_version', integer(version), 'base_id', last_entry,
-  'offset', '0', 'base_offset', '0', 'state_fields', integer(state_fields), 'state_bytes', integer(state_bytes),
-  'accepted:' .. device, integer(device_seq), 'saved:' .. device, integer(device_seq))
+-- What every update asks for comes first: a small hash is searched from its beginning.
+redis.call('HSET', progress, 'holder', '', 'head', struct.pack(HEAD, version, version, 0, 0, state_fields, state_bytes, 0, 0),
+  'accepted:' .. device, integer(device_seq), 'saved:' .. device, integer(device_seq),
+  'copy', copy, 'row', row_id, 'base_id', last_entry)
 -- An earlier player of this id was erased: tokens from before count for nothing, and no read of Postgres will say so.
 if erased_ms > 0 then redis.call('HSET', progress, 'erased_ms', integer(erased_ms)) end
 -- The gateway that welcomed last still holds the player, and is told what is saved.

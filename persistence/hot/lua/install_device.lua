@@ -17,14 +17,18 @@ RETURNS
   1 it is there now · 0 another copy or base, or none · -1 too late
 ]]
 local progress = KEYS[1]
-local devices_max, copy, base_version, device, seq = tonumber(ARGV[1]), ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local devices_max, copy, base_version, device, seq = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local read_started_ms, deadline_ms = tonumber(ARGV[6]), tonumber(ARGV[7])
 
 local time = redis.call('TIME')
 local age_ms = time[1] * 1000 + math.floor(time[2] / 1000) - read_started_ms
 if age_ms < 0 or age_ms > deadline_ms then return -1 end
-local hot = redis.call('HMGET', progress, 'copy', 'base_version')
-if hot[1] ~= copy or hot[2] ~= base_version then return 0 end
+-- include head
+
+local hot = redis.call('HMGET', progress, 'copy', 'head')
+if hot[1] ~= copy then return 0 end
+local _, base = struct.unpack(HEAD, hot[2] or adopt_head(progress))
+if base ~= base_version then return 0 end
 
 -- An absent stream is loaded again when its device comes back, so one that Postgres has whole may go. A client that says
 -- hello with ever new devices must not make the hash grow for ever.

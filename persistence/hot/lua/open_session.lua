@@ -33,8 +33,9 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local function integer(number)
   return string.format('%.0f', number)
 end
+-- include head
 
-local held = redis.call('HMGET', session, 'id', 'connection')
+local held = redis.call('HMGET', session, 'id', 'connection', 'current_experience')
 local held_id, held_connection = held[1] or '', tonumber(held[2] or 0)
 if restore then
   if held_connection > connection_min then return {FENCED} end
@@ -42,15 +43,17 @@ if restore then
 elseif held_id ~= seen_id or held_connection ~= seen_connection then
   return {CHANGED}
 end
-local hot = redis.call('HMGET', progress, 'copy', 'version', 'base_version', 'offset', 'accepted:' .. device, 'erased_ms')
+-- A session in another experience is ended first, with all that belongs to it: the progress there names it as its holder.
+if held[3] and held[3] ~= experience then return {CHANGED} end
+local hot = redis.call('HMGET', progress, 'copy', 'head', 'accepted:' .. device, 'erased_ms', 'quarantine')
 if not hot[1] then return {MISSING} end
-if hot[6] and token_ms >= 0 and token_ms <= tonumber(hot[6]) then return {ERASED} end
-if not hot[5] then return {NO_DEVICE} end
+if hot[4] and token_ms >= 0 and token_ms <= tonumber(hot[4]) then return {ERASED} end
+if not hot[3] then return {NO_DEVICE} end
 
 local connection = connection_min
 if not restore then connection = math.max(now_ms, held_connection + 1, connection_min) end
 
-local version, offset = tonumber(hot[2]), tonumber(hot[4])
+local version, base_version, offset, base_offset, state_fields, state_bytes = struct.unpack(HEAD, hot[2] or adopt_head(progress))
 local entries = {}
 local function append(entry_id, body)
   version = version + 1
@@ -65,13 +68,14 @@ redis.call('HSET', session, 'id', session_id, 'current_experience', experience, 
   'last_activity', integer(now_ms), 'node', node, 'connection', integer(connection), 'device', device, 'claims', claims)
 redis.call('ZADD', expiry, integer(now_ms + expiry_ms), user_id)
 if #entries > 0 then
-  if version - #entries == tonumber(hot[3]) then
+  if version - #entries == base_version then
     redis.call('HSET', progress, 'dirty_since', integer(now_ms))
     redis.call('ZADD', dirty, 'NX', integer(now_ms + flush_interval_ms), member)
   end
-  redis.call('HSET', progress, 'version', integer(version), 'offset', integer(offset))
   redis.call('RPUSH', pending, unpack(entries))
 end
-redis.call('HSET', progress, 'node', node)
+redis.call('HSET', progress, 'node', node, 'head',
+  struct.pack(HEAD, version, base_version, offset, base_offset, state_fields, state_bytes, connection, now_ms))
+if not hot[5] or hot[5] == '' then redis.call('HSET', progress, 'holder', hot[1] .. ' ' .. session_id) end
 redis.call('PERSIST', progress)
 return {OK, connection, redis.call('HGETALL', progress)}

@@ -34,10 +34,12 @@ local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 local function integer(number)
   return string.format('%.0f', number)
 end
+-- include head
 
-local hot = redis.call('HMGET', progress, 'base_version', 'base_id', 'base_offset', 'node', 'quarantine', 'quarantine_version')
-if not hot[1] then return {-1} end
-local base_version, base_offset = tonumber(hot[1]), tonumber(hot[3])
+local hot = redis.call('HMGET', progress, 'head', 'base_id', 'node', 'quarantine', 'quarantine_version')
+local packed = hot[1] or adopt_head(progress)
+if not packed then return {-1} end
+local newest, base_version, offset, base_offset, state_fields, state_bytes, connection, active_ms = struct.unpack(HEAD, packed)
 if version < base_version then return {0} end
 local trimmed = version - base_version
 if trimmed == 0 then
@@ -52,14 +54,15 @@ end
 
 redis.call('ZREM', dirty, member)
 redis.call('LTRIM', pending, trimmed, -1)
-local is_quarantined = hot[5] and hot[5] ~= ''
-if is_quarantined and version >= tonumber(hot[6] or 0) then
+local is_quarantined = hot[4] and hot[4] ~= ''
+if is_quarantined and version >= tonumber(hot[5] or 0) then
   -- Another flusher was refused it, and we were not: since then it was mended, or came to hold something else.
   redis.call('ZREM', quarantined, member)
   redis.call('HDEL', progress, 'quarantine', 'quarantine_version')
   is_quarantined = false
 end
-local writes = {'base_version', integer(version), 'base_id', entry_id, 'base_offset', integer(base_offset)}
+local writes = {'base_id', entry_id, 'head',
+  struct.pack(HEAD, newest, version, offset, base_offset, state_fields, state_bytes, connection, active_ms)}
 for i = 1, #saved, 2 do
   local field = 'saved:' .. saved[i]
   if tonumber(redis.call('HGET', progress, field) or 0) < saved[i + 1] then
@@ -82,4 +85,4 @@ if left > 0 then
 elseif redis.call('HGET', session, 'current_experience') ~= experience then
   redis.call('EXPIRE', progress, idle_s)
 end
-return {1, left, hot[4] or ''}
+return {1, left, hot[3] or ''}
