@@ -456,7 +456,7 @@ async def test_marker_can_lie_apart(tmp_path: Path) -> None:
 def test_later_format_is_not_touched(tmp_path: Path) -> None:
     import msgpack
 
-    from protocol.client import journal as module
+    from protocol.client import journal_format as module
 
     path = tmp_path / "journal"
     body = msgpack.packb({"format": 2})
