@@ -67,7 +67,7 @@ CONTROLS: tuple[Control, ...] = (
         "copy check",
         "answers_from_another_copy",
         "answered_for_another_copy",
-        (APPLY, "if hot[1] ~= copy then return", "if false then return"),
+        (APPLY, "if there[1] ~= copy then return", "if false then return"),
     ),
     _control(
         "pong seq",
@@ -81,9 +81,9 @@ CONTROLS: tuple[Control, ...] = (
         "lost",
         (
             APPLY,
-            "  local hot = call('HMGET', progress, unpack(names))\n",
-            "  if #updates == 0 then return answer(OK, told, 0, 0, 0, 0, 0, 0) end\n"
-            "  local hot = call('HMGET', progress, unpack(names))\n",
+            "  local hot = call('HMGET', progress, 'holder', 'head',",
+            "  if update_count == 0 then return answer(OK, told, 0, 0, 0, 0, 0, 0) end\n"
+            "  local hot = call('HMGET', progress, 'holder', 'head',",
         ),
     ),
     _control(
@@ -102,13 +102,9 @@ CONTROLS: tuple[Control, ...] = (
             "        version = version + 1\n        taken = taken + 1\n",
             "        if code == 0 then\n        version = version + 1\n        taken = taken + 1\n",
         ),
-        (APPLY, "now, code) .. body\n", "now, code) .. body\n        end\n"),
-        (APPLY, "    if taken > 0 then\n      local n", "    if taken > 0 or #writes > 0 then\n      local n"),
-        (
-            APPLY,
-            "      call('RPUSH', pending, unpack(entries))\n",
-            "      if taken > 0 then call('RPUSH', pending, unpack(entries)) end\n",
-        ),
+        (APPLY, "code .. ' ') .. body\n", "code .. ' ') .. body\n        end\n"),
+        (APPLY, "  if taken > 0 then\n    writes", "  if n > 0 then\n    writes"),
+        (APPLY, "  if taken > 0 or is_new_holder", "  if n > 0 or is_new_holder"),
     ),
     _control(
         "connection number",
@@ -122,8 +118,8 @@ CONTROLS: tuple[Control, ...] = (
         "lost",
         (
             APPLY,
-            "      call('RPUSH', pending, unpack(entries))\n",
-            "      call('RPUSH', pending, unpack(entries))\n      call('EXPIRE', pending, 1)\n",
+            "    call('RPUSH', pending, unpack(entries, 1, taken))\n",
+            "    call('RPUSH', pending, unpack(entries, 1, taken))\n    call('EXPIRE', pending, 1)\n",
         ),
     ),
     _control(
