@@ -31,6 +31,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     # Operations on all of persistence at once; they stand above its parts.
     "persistence.erase": _PERSISTENCE,
     "persistence.dead_letters": _PERSISTENCE,
+    "persistence.retention": _PERSISTENCE,
+    "persistence.export": _PERSISTENCE,
     "persistence.fill": _PERSISTENCE,
     "persistence.analytics": ("persistence", "persistence.cold", "protocol"),
     "gateway.telemetry": _PERSISTENCE,
@@ -42,6 +44,7 @@ LAYERS["gateway.liveops"] = ("persistence.analytics", *LAYERS["gateway.sockets"]
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),
     *("persistence.flusher", "persistence.embedded", "persistence.erase", "persistence.dead_letters"),
+    *("persistence.retention", "persistence.export"),
     *("persistence.fill", "persistence.analytics"),
 )
 # Simulated players stand beside everything: a load test that leaned on the gateway's code would share its mistakes.

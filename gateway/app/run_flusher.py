@@ -16,13 +16,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import logging
+import os
+import secrets
+import socket
 import sys
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 
 import asyncpg
 
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.errors import ExitCode, find_command_error
+from gateway.app.experience_files import load_experiences
 from gateway.app.serve import require_server_urls
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
@@ -34,6 +39,8 @@ from persistence.cold.queries import queries
 from persistence.errors import PersistenceError
 from persistence.flusher.flusher import FlushBounds, Flusher, FlushReport
 from persistence.hot.store import HotStore
+from persistence.retention import RetentionSweeper
+from protocol.experience import ExperienceDefinition
 
 PENDING_LOOK_INTERVAL_S = 1.0
 DEAD_LETTERS_LOOK_INTERVAL_S = 30.0
@@ -69,6 +76,7 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
     if inheritance.lifeline_fd is None:
         await check_redis(settings.redis_url, allow_volatile=settings.allow_volatile_redis)
         await check_postgres(settings.database_url, is_migrated_later=False)
+    experiences = load_experiences(settings)
     tally = Tally()
     publisher = Publisher(tally)
     async with AsyncExitStack() as stack:
@@ -91,6 +99,7 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
                 bytes_max=settings.flush_batch_bytes_max,
             ),
             claim_lease_s=settings.claim_lease_s,
+            experiences=experiences,
             on_flush=lambda report: _count(tally, report),
         )
         side_tasks = [
@@ -98,6 +107,9 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
             asyncio.create_task(_watch_pending(hot, tally, stop.requested), name="count pending"),
             asyncio.create_task(
                 _watch_dead_letters(settings.database_url, tally, stop.requested), name="count dead letters"
+            ),
+            asyncio.create_task(
+                _make_sweeper(settings.database_url, experiences, tally).run(stop.requested), name="remove old events"
             ),
         ]
         inheritance.report_ready()
@@ -111,6 +123,21 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
         publisher.publish()
     log.info("stopped", extra={"everything_flushed": is_done})
     return ExitCode.OK
+
+
+def _make_sweeper(database_url: str, experiences: Mapping[str, ExperienceDefinition], tally: Tally) -> RetentionSweeper:
+    days = {
+        name: definition.privacy.event_retention_days
+        for name, definition in experiences.items()
+        if definition.privacy.event_retention_days is not None
+    }
+
+    def count(removed: int) -> None:
+        tally.events_removed += removed
+
+    # Unique for each life of each process: a lease of the last one is waited for.
+    holder = f"{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
+    return RetentionSweeper(database_url, days, holder=holder, on_removed=count)
 
 
 async def _flush(flusher: Flusher, stop: StopRequest, final_flush_s: float) -> bool:

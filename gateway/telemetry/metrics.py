@@ -71,6 +71,7 @@ class Tally:
     pending_updates: int | None = None
     pending_bytes: int | None = None
     oldest_pending_s: float | None = None
+    events_removed: int = 0
     dead_letters: int | None = None
 
 
@@ -112,6 +113,12 @@ METRICS: tuple[Metric, ...] = (
         "unknown_content",
         "Events about content that their experience's definition does not have.",
         label="experience",
+    ),
+    Metric(
+        "wayhold_events_removed_total",
+        "counter",
+        "events_removed",
+        "Events removed for their age (months that went whole are not counted).",
     ),
     Metric("wayhold_hot_lookups_total", "counter", "hot_lookups", "Progress looked for in Redis at a hello."),
     Metric("wayhold_hot_hits_total", "counter", "hot_hits", "Progress found in Redis at a hello."),
