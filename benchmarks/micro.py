@@ -158,14 +158,13 @@ async def work(redis_url: str, valkey_pid: int) -> int:
 def run_valkey() -> Iterator[EmbeddedValkey]:
     """One as `wayhold dev` runs it: append-only file, synced every second."""
     parent = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
-    with tempfile.TemporaryDirectory(prefix="wh-micro-", dir=parent) as folder:
-        with DataFolder(Path(folder)):
-            server = EmbeddedValkey(Path(folder))
-            start_and_wait(server)
-            try:
-                yield server
-            finally:
-                stop_and_wait(server)
+    with tempfile.TemporaryDirectory(prefix="wh-micro-", dir=parent) as folder, DataFolder(Path(folder)):
+        server = EmbeddedValkey(Path(folder))
+        start_and_wait(server)
+        try:
+            yield server
+        finally:
+            stop_and_wait(server)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import msgpack
 
-from benchmarks.walk_step import DEVICE, EXPERIENCE, StepFrames, make_frame, make_seeding, make_update
+from benchmarks.walk_step import DEVICE, EXPERIENCE, TURNS, make_frame, make_seeding, make_update
 from gateway.sessions import dispatch
 from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.node import Node
@@ -82,7 +82,6 @@ class Bench:
         self.hot = hot
         self.node = node
         self.server = server
-        self.frames = StepFrames()
         self.sockets: list[PlayerSocket] = []
         self.transports: list[StandInTransport] = []
         self.connections: list[Connection] = []
@@ -158,7 +157,7 @@ class Bench:
                 await asyncio.sleep(0.001)
 
     def next_frames(self) -> list[bytes]:
-        return [self.frames.make(connection.expected) for connection in self.connections]
+        return [make_frame(MSGPACK.encode(_update(connection.expected))) for connection in self.connections]
 
     async def settle(self) -> int:
         """What a flusher asks of Redis for all that is pending; returns how many progress there were."""
@@ -340,12 +339,13 @@ def _handshake() -> bytes:
     key = base64.b64encode(os.urandom(16)).decode()
     return (
         "GET /v1/play HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Protocol: {MSGPACK.subprotocol}\r\n\r\n"
+        f"Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Protocol: {MSGPACK.subprotocol}\r\n\r\n"
     ).encode()
 
 
 def _update(seq: int) -> dict[str, Any]:
-    return make_update(seq, seq % StepFrames.turns)
+    return make_update(seq, seq % TURNS)
 
 
 def _group(connection: Connection, updates: list[Any]) -> UpdateGroup:
