@@ -4,6 +4,8 @@ What can go wrong between us and the stores, split by whose fault it is. Callers
 
 from __future__ import annotations
 
+from persistence.progress_key import ProgressKey
+
 
 class PersistenceError(Exception):
     """Base of everything this package raises on purpose."""
@@ -19,6 +21,21 @@ class StoreUnavailable(PersistenceError):
         super().__init__(f"{store} did not answer {operation}: {cause}")
         self.store = store
         self.operation = operation
+
+
+class ProgressMissing(PersistenceError):
+    """There is no such progress: this player has never said hello in this experience."""
+
+    def __init__(self, key: ProgressKey) -> None:
+        super().__init__(f"player {key.user_id} has no progress in {key.experience}")
+        self.key = key
+
+
+class ActionsWaiting(PersistenceError):
+    """Too many actions on this progress were asked for and are not saved yet: later."""
+
+    def __init__(self) -> None:
+        super().__init__("too many actions on this progress wait to be saved")
 
 
 class StoreFull(PersistenceError):

@@ -17,6 +17,8 @@ from typing import Any
 
 import msgpack
 
+from protocol.limits import OPS_DEVICE
+
 _UPDATE_1 = 1
 _SESSION_1 = 2
 
@@ -44,11 +46,17 @@ class EntryIds:
         return f"{now_ms & 0xFFFFFFFFFFFF:012x}7{count & 0xFFF:03x}{tail:016x}"
 
 
+OPERATOR_EDIT = "operator_edit"
+"""The event type of an operator's action that carries no event."""
+
+
 @dataclass(slots=True)
 class UpdateBody:
     """
     One update. `event_type` is "update" when it carries no event. `data_json` and `effects_json` are canonical JSON
     (`protocol.values`); `effects_json` is empty without effects. Times are ms since 1970.
+
+    An operator's action is one, too: of the device `ops`, with the id of the action in `session_id`.
     """
 
     device: str
@@ -62,6 +70,11 @@ class UpdateBody:
     effects_json: bytes
     lat: float | None
     lng: float | None
+
+    @property
+    def is_play(self) -> bool:
+        """False for an operator's edit: it is nothing that the player did, so it adds no playtime and no day played."""
+        return self.device != OPS_DEVICE or self.event_type != OPERATOR_EDIT
 
 
 @dataclass(slots=True)

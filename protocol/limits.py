@@ -34,6 +34,8 @@ DECODE_DEPTH_MAX: Final = 64
 SEQ_MAX: Final = 2**53
 TIME_MS_MAX: Final = 2**53
 DEVICE_CHARS_MAX: Final = 64
+# The stream of what operators and services do to a progress: no installation may have this name.
+OPS_DEVICE: Final = "ops"
 EXPERIENCE_CHARS_MAX: Final = 100
 TOKEN_CHARS_MAX: Final = 4_096
 SESSION_ID_CHARS_MAX: Final = 64

@@ -30,13 +30,22 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "persistence.embedded": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
     # Operations on all of persistence at once; they stand above its parts.
     "persistence.erase": _PERSISTENCE,
+    "persistence.warmer": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
+    "persistence.actions": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
+    "persistence.player_progress": (
+        *("persistence", "persistence.actions", "persistence.warmer", "persistence.hot", "persistence.cold"),
+        "protocol",
+    ),
     "persistence.dead_letters": _PERSISTENCE,
     "persistence.retention": _PERSISTENCE,
     "persistence.export": _PERSISTENCE,
     "persistence.fill": _PERSISTENCE,
     "persistence.analytics": ("persistence", "persistence.cold", "protocol"),
     "gateway.telemetry": _PERSISTENCE,
-    "gateway.sessions": ("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
+    "gateway.sessions": (
+        *("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
+        *("persistence.actions", "persistence.player_progress"),
+    ),
 }
 LAYERS["gateway.sockets"] = ("gateway.sessions", *LAYERS["gateway.sessions"])
 # Siblings: neither of the two imports the other.

@@ -27,3 +27,28 @@ class ColdProgress:
     device_seq: int
     session_ended: bool = False
     erased_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryFilter:
+    """
+    Which events of a player are wanted. `since_ms` is the first moment that counts, `until_ms` the first that no longer
+    does, both ms since 1970 and compared with when the event happened; None: everything.
+    """
+
+    event_type: str | None = None
+    content_id: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPlace:
+    """Where a page over all experiences ends: its last event."""
+
+    timestamp_ms: int
+    row_id: str
+    version: int
+
+
+EVERYTHING = HistoryFilter()

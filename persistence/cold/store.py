@@ -11,20 +11,22 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import asyncpg
 
 from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS, open_pool
 from persistence.cold.queries import queries
-from persistence.cold.shapes import ColdProgress
+from persistence.cold.shapes import EVERYTHING, ColdProgress, HistoryFilter, HistoryPlace
 from persistence.cold.tombstones import hash_of
 from persistence.errors import PlayerErased, StoreUnavailable
 from persistence.progress_key import ProgressKey
 
 CALL_TIMEOUT_S = 5.0
 VERSION_MAX = 2**63 - 1
+FOREVER_MS = 253_370_764_800_000
+"""The year 9999: no event is later, and Python can say it."""
 TOMBSTONE_LEEWAY_S = 1.0
 """A token tells whole seconds: only one that is surely from before the erase is refused for its age."""
 
@@ -128,17 +130,57 @@ class ColdStore:
         return None if row is None else {**_for_wire(row), "stats": json.loads(row["stats"])}
 
     async def list_history(
-        self, key: ProgressKey, limit: int, cursor: int | None = None
+        self, key: ProgressKey, limit: int, cursor: int | None = None, only: HistoryFilter = EVERYTHING
     ) -> tuple[list[dict[str, Any]], int | None]:
-        """A page of events, newest first, and the cursor of the next page (None: that was all)."""
+        """
+        A page of a progress's events, newest first (the order in which they were accepted), and the cursor of the next
+        page (None: that was all).
+        """
         rows = await self._call(
             "list_history",
             lambda c: c.fetch(
-                self._sql["list_history"], key.user_id, key.experience, VERSION_MAX if cursor is None else cursor, limit
+                self._sql["list_history"],
+                key.user_id,
+                key.experience,
+                VERSION_MAX if cursor is None else cursor,
+                limit,
+                *_bounds(only),
+                only.event_type,
+                only.content_id,
             ),
         )
         events = [{**_for_wire(row), "data": json.loads(row["data"])} for row in rows]
         return events, rows[-1]["version"] if len(rows) == limit else None
+
+    async def list_player_history(
+        self, user_id: str, limit: int, cursor: HistoryPlace | None = None, only: HistoryFilter = EVERYTHING
+    ) -> tuple[list[dict[str, Any]], HistoryPlace | None]:
+        """
+        A page of a player's events over all experiences, newest first (by when they happened), each with its
+        `experience_id`, and where the next page begins (None: that was all).
+        """
+        at = cursor or HistoryPlace(FOREVER_MS, "f" * 32, VERSION_MAX)
+        rows = await self._call(
+            "list_player_history",
+            lambda c: c.fetch(
+                self._sql["list_player_history"],
+                user_id,
+                _instant(at.timestamp_ms),
+                at.row_id,
+                limit,
+                *_bounds(only),
+                only.event_type,
+                only.content_id,
+                at.version,
+            ),
+        )
+        events = []
+        for row in rows:
+            event = {**_for_wire(row), "data": json.loads(row["data"])}
+            row_id = event.pop("experience_progress_id")
+            at = HistoryPlace(event["timestamp"], row_id.replace("-", ""), event["version"])
+            events.append(event)
+        return events, at if len(rows) == limit else None
 
     async def list_open_sessions(
         self, older_than_s: float, limit: int, after: str | None = None
@@ -166,6 +208,15 @@ class ColdStore:
         """Raises StoreUnavailable when Postgres is away or read-only."""
         if await self._call("ping", lambda c: c.fetchval(self._sql["ping"])):
             raise StoreUnavailable("postgres", "ping", "it is a standby and takes no writes")
+
+    async def call(self, operation: str, ask: Callable[[Any], Awaitable[T]]) -> T:
+        """
+        For what has queries of its own and shares these connections: `ask` gets one. What it raises on purpose passes.
+
+        Raises:
+            StoreUnavailable: Postgres did not answer, or not within `CALL_TIMEOUT_S`.
+        """
+        return await self._call(operation, ask)
 
     async def _call(self, operation: str, call: Callable[[Any], Awaitable[T]]) -> T:
         try:
@@ -206,3 +257,15 @@ def _for_wire(row: Any) -> dict[str, Any]:
         else:
             wired[name] = value
     return wired
+
+
+def _bounds(only: HistoryFilter) -> tuple[datetime, datetime]:
+    """Always two bounds, so that one plan serves all and leaves out the months between which nothing is wanted."""
+    return (
+        _instant(0 if only.since_ms is None else only.since_ms),
+        _instant(FOREVER_MS if only.until_ms is None else only.until_ms),
+    )
+
+
+def _instant(ms: int) -> datetime:
+    return datetime.fromtimestamp(min(max(ms, 0), FOREVER_MS) / 1000, UTC)

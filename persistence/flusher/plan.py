@@ -9,16 +9,16 @@ about what to write, and proves nothing about the copy: see `Verdict`.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, auto
 from typing import Any
 
 from persistence.hot.store import Settlement, Snapshot
 from persistence.progress_key import ProgressKey
-from protocol.entry import SessionBody, UpdateBody, decode_body
+from protocol.entry import OPERATOR_EDIT, SessionBody, UpdateBody, decode_body
 from protocol.experience import ExperienceDefinition, completion_percentage
-from protocol.limits import COUNTER_SCALE
+from protocol.limits import COUNTER_SCALE, OPS_DEVICE
 from protocol.state import join_state
 
 PLAYTIME_GAP_MAX_MS = 60_000
@@ -51,6 +51,15 @@ class Entry:
 
 
 @dataclass(slots=True)
+class SavedAction:
+    """What became of an operator's action: as which entry it is saved, or why it has no effect."""
+
+    id: str
+    version: int
+    refusal: str | None
+
+
+@dataclass(slots=True)
 class Row:
     """A progress row as the flush locked it."""
 
@@ -76,6 +85,8 @@ class Copy:
     fields: dict[str, bytes]
     entries: list[Entry]
     entries_bytes: int
+    refusals: dict[int, str] = field(default_factory=dict)
+    """Why operators' actions among the entries have no effect, by version."""
 
 
 @dataclass(slots=True)
@@ -106,6 +117,7 @@ class ProgressWrite:
     session_playtime_ms: dict[str, int]
     achievements: list[str]
     voids: list[str]
+    actions: list[SavedAction]
 
     @property
     def is_first(self) -> bool:
@@ -133,6 +145,11 @@ def parse_snapshot(snapshot: Snapshot) -> Copy:
         fields=dict(zip(names, [h[name] for name in of_state], strict=True)),
         entries=entries,
         entries_bytes=sum(entry.size for entry in entries),
+        refusals={
+            entry.version: h.get(b"void:%d:ops" % entry.body.seq, b"%d" % entry.void_code).decode()
+            for entry in entries
+            if entry.void_code and isinstance(entry.body, UpdateBody) and entry.body.device == OPS_DEVICE
+        },
     )
 
 
@@ -186,6 +203,7 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
         session_playtime_ms={},
         achievements=[],
         voids=voids,
+        actions=[],
     )
     last_ms = None if row.last_update_at is None else round(row.last_update_at.timestamp() * 1000)
     played_ms: list[int] = []
@@ -200,18 +218,24 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
             continue
         if body.seq > streams.get(body.device, 0):
             streams[body.device] = body.seq
+        is_action = body.device == OPS_DEVICE
+        if is_action and is_new:
+            write.actions.append(SavedAction(body.session_id, entry.version, copy.refusals.get(entry.version)))
         if entry.void_code:
             voids.append(f"void:{body.seq}:{body.device}")
             continue
         if not is_new:
             continue
         write.events.append(entry)
+        if is_action and body.event_type == OPERATOR_EDIT:
+            continue  # nothing that the player did
         at_ms = body.timestamp_ms
         played_ms.append(at_ms)
         if last_ms is not None and at_ms > last_ms:
             entry.playtime_ms = gap_ms = min(at_ms - last_ms, PLAYTIME_GAP_MAX_MS)
             write.playtime_ms += gap_ms
-            write.session_playtime_ms[body.session_id] = write.session_playtime_ms.get(body.session_id, 0) + gap_ms
+            if not is_action:
+                write.session_playtime_ms[body.session_id] = write.session_playtime_ms.get(body.session_id, 0) + gap_ms
         last_ms = at_ms
         if body.event_type == "experience_completed":
             if write.completed_at is None and is_completed_by_event:

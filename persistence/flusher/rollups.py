@@ -60,7 +60,9 @@ class Rollups:
                 of_hour[0] += 1
                 of_hour[1] += playtime_ms
             of_day = self.player_days.get((experience, day, progress_id))
-            if of_day is None:
+            if not body.is_play:
+                pass
+            elif of_day is None:
                 self.player_days[(experience, day, progress_id)] = [1, playtime_ms, at_ms]
             else:
                 of_day[0] += 1

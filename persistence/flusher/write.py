@@ -46,6 +46,9 @@ class Bookkeeping:
     experiences: Mapping[str, ExperienceDefinition] = field(default_factory=dict)
 
 
+MESSAGE_CHARS_MAX = 500
+
+
 @dataclass(slots=True)
 class Refused:
     """A progress that Postgres refuses, and what it said."""
@@ -106,6 +109,7 @@ async def write_copies(
 
     inserted = await _write_events(connection, sql, report)
     at_step("events_written")
+    await _mark_actions(connection, report.written)
     if inserted:
         await _write_rollups(connection, inserted, books, report)
     at_step("rollups_written")
@@ -316,6 +320,19 @@ async def _write_rollups(
     for write, events in inserted:
         rollups.add(write.key.experience, write.row.id, events, report.contents)
     await rollups.write(connection, books.shard)
+
+
+async def _mark_actions(connection: Any, writes: Sequence[ProgressWrite]) -> None:
+    """Operators' actions among the entries: they are done when this commits."""
+    actions = sorted((action for write in writes for action in write.actions), key=lambda action: action.id)
+    if actions:
+        await connection.execute(
+            queries("actions")["mark_actions"],
+            [action.id for action in actions],
+            ["done" if action.refusal is None else "refused" for action in actions],
+            [None if action.refusal is None else action.refusal[:MESSAGE_CHARS_MAX] for action in actions],
+            [json.dumps({"version": action.version}) for action in actions],
+        )
 
 
 async def _insert_dead_letter(

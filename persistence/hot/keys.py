@@ -78,6 +78,10 @@ class HotKeys:
         """list: entries that Postgres does not have yet, oldest first."""
         return f"{{p{self.partition(key.user_id)}}}:player:{key.user_id}:pending:{key.experience}"
 
+    def pushes(self, user_id: str) -> str:
+        """list: messages for the player that the client may not have seen yet, the newest last."""
+        return f"{{p{self.partition(user_id)}}}:player:{user_id}:pushes"
+
     def fence(self, user_id: str) -> str:
         """string: after an erase, the time in ms before which a read of Postgres must not be installed."""
         return f"{{p{self.partition(user_id)}}}:player:{user_id}:fence"

@@ -13,6 +13,7 @@ from contextlib import suppress
 import msgpack
 from redis.exceptions import RedisError
 
+from persistence.hot.actions import parse_push_notice
 from persistence.hot.client import HotClient, pack
 from persistence.hot.keys import (
     ACTIVE_EXPERIENCES_KEY,
@@ -24,9 +25,10 @@ from persistence.hot.keys import (
     beats_key,
     notices_channel,
 )
-from persistence.hot.shapes import ErasedNotice, SavedNotice
+from persistence.hot.shapes import ErasedNotice, MissedNotices, PushNotice, SavedNotice
 from persistence.progress_key import ProgressKey
 
+Notice = SavedNotice | ErasedNotice | PushNotice | MissedNotices
 NOTED_AT_ONCE = 1_000
 """Players in one call of the script, so that Redis is never held for long."""
 
@@ -108,26 +110,40 @@ class Presence(HotClient):
         if notices:
             await self._call("publish_saved", publish)
 
-    async def notices(self, node: str) -> AsyncIterator[list[SavedNotice | ErasedNotice]]:
+    async def notices(self, node: str) -> AsyncIterator[list[Notice]]:
         """
-        What concerns the players of `node`: what flushers saved, who was erased. For ever; connects again by itself,
-        and what was missed meanwhile is missed.
+        What concerns the players of `node`: what flushers saved, who was erased, what there is to be told. For ever;
+        connects again by itself, and says so: what was published meanwhile is missed.
         """
         backoff_s = 0.1
+        is_first = True
         while True:
-            channel = self._client.pubsub(ignore_subscribe_messages=True)
+            channel = self._client.pubsub()
+            names = (notices_channel(node), ERASED_CHANNEL)
+            confirmed = 0
             try:
-                await channel.subscribe(notices_channel(node), ERASED_CHANNEL)
+                await channel.subscribe(*names)
                 while True:
                     message = await channel.get_message(timeout=0.5)
                     backoff_s = 0.1
                     if message is None:
                         continue
+                    if message["type"] == "subscribe":
+                        # Only from the last confirmation on is nothing missed.
+                        confirmed += 1
+                        if confirmed == len(names):
+                            if not is_first:
+                                yield [MissedNotices()]
+                            is_first = False
+                        continue
                     if message["channel"] == ERASED_CHANNEL.encode():
                         yield [ErasedNotice(message["data"].decode())]
                         continue
+                    if (push := parse_push_notice(message["data"])) is not None:
+                        yield [push]
+                        continue
                     try:
-                        notices: list[SavedNotice | ErasedNotice] = [
+                        notices: list[Notice] = [
                             SavedNotice(ProgressKey(user_id, experience), version, saved)
                             for user_id, experience, version, saved in msgpack.unpackb(message["data"])
                         ]

@@ -14,6 +14,11 @@ from redis.commands.core import AsyncScript
 
 NAMES = (
     "apply_updates",
+    "apply_action",
+    "push",
+    "list_pushes",
+    "reset_pushes",
+    "trim_pushes",
     "open_session",
     "end_session",
     "install",

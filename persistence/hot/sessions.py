@@ -63,7 +63,7 @@ class Sessions(HotClient):
         outcome = Outcome(reply[0])
         if outcome is not Outcome.OK:
             return SessionOpened(outcome)
-        return SessionOpened(outcome, reply[1], parse_progress(pairs(reply[2])))
+        return SessionOpened(outcome, reply[1], parse_progress(pairs(reply[2])), reply[3], reply[4])
 
     async def end_session(self, request: EndSession) -> SessionEnd:
         """End a session; exactly one caller wins, the others hear SESSION_ENDED."""

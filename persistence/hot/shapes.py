@@ -156,11 +156,16 @@ class OpenSession:
 
 @dataclass(slots=True)
 class SessionOpened:
-    """OK with everything a welcome needs; any other outcome carries no progress."""
+    """
+    OK with everything a welcome needs; any other outcome carries no progress. `pushed` messages were sent in this
+    session so far, `push_offset` of them do not count for the client.
+    """
 
     outcome: Outcome
     connection: int = 0
     progress: HotProgress | None = None
+    pushed: int = 0
+    push_offset: int = 0
 
 
 @dataclass(slots=True)
@@ -201,6 +206,91 @@ class ErasedNotice:
     """Published to every node when a player is erased: their sockets are closed."""
 
     user_id: str
+
+
+class ActionOutcome(IntEnum):
+    """What `apply_action` found. Everything but APPLIED changed nothing."""
+
+    APPLIED = 0
+    REPEATED = 1  # this number was taken before, by this action or by another node that issued it
+    MISSING = 2  # no copy of this progress is hot: hydrate
+    OTHER_ROW = 3  # the copy is of another row: the player was erased and has started anew
+    NO_DEVICE = 4  # the stream `ops` is not loaded: `install_device` first
+    EARLIER_MISSING = 5  # a number below was never taken here: issue the earlier ones first
+    QUARANTINED = 6  # Postgres refuses this progress: later
+    FENCED = 7  # the player is being erased
+
+
+@dataclass(slots=True)
+class HotAction:
+    """
+    One action on its way into the hot store. `body` and `ops` as those of an update; `void` is set when it is known
+    already that it has no effect. `push` is what the player gets, if the player is there.
+    """
+
+    key: ProgressKey
+    row_id: str
+    seq: int
+    entry_id: str
+    body: bytes
+    ops: list[tuple[Any, ...]]
+    push: bytes
+    void: tuple[int, str] | None = None
+    durable: bool = False
+
+
+@dataclass(slots=True)
+class ActionVerdict:
+    """
+    The answer to one action. `accepted` is of the stream `ops`, `version` the progress's newest entry (its own, when
+    APPLIED). `void` says why it has no effect.
+    """
+
+    outcome: ActionOutcome
+    accepted: int = 0
+    version: int = 0
+    void: tuple[int, str] | None = None
+    push: int = 0
+    """Its number among the session's messages; 0: the player is not there."""
+
+
+@dataclass(slots=True)
+class HotPush:
+    """
+    A message for a player. `n` counts the messages of the session, as Redis does. `after` and `version` say where a
+    change of the state fell: behind which seq of the session's device, as which entry of the progress; None for others.
+    """
+
+    n: int
+    after: int | None
+    version: int | None
+    body: bytes
+
+
+@dataclass(slots=True)
+class KeptPushes:
+    """
+    What is kept of a session's messages behind a number: `pushed` in all, `offset` is what the client's count is behind
+    ours, `pushes` may begin later than was asked for.
+    """
+
+    pushed: int
+    offset: int
+    pushes: list[HotPush]
+
+
+@dataclass(slots=True)
+class PushNotice:
+    """Published to the node that holds a player when there is a message for them."""
+
+    user_id: str
+    session_id: str
+    push: HotPush
+
+
+@dataclass(slots=True)
+class MissedNotices:
+    """The channel was away: what was published meanwhile is not coming."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ ARGV
             seen_id, seen_connection, start_id, start_body, end_id, end_body, restore, expiry_ms, flush_interval_ms, member,
             token_ms (when the token was issued; -1 without one); an entry without an id is not appended
 RETURNS
-  {outcome, connection, HGETALL of progress}; only OK carries the last two
+  {outcome, connection, HGETALL of progress, messages of this session so far, offset of the client's count of them};
+  only OK carries more than the first
 ]]
 local session, progress, pending, dirty, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local request = cmsgpack.unpack(ARGV[1])
@@ -78,4 +79,5 @@ redis.call('HSET', progress, 'node', node, 'head',
   struct.pack(HEAD, version, base_version, offset, base_offset, state_fields, state_bytes, connection, now_ms))
 if not hot[5] or hot[5] == '' then redis.call('HSET', progress, 'holder', hot[1] .. ' ' .. session_id) end
 redis.call('PERSIST', progress)
-return {OK, connection, redis.call('HGETALL', progress)}
+local counted = redis.call('HMGET', session, 'pushed', 'push_offset')
+return {OK, connection, redis.call('HGETALL', progress), tonumber(counted[1] or 0), tonumber(counted[2] or 0)}

@@ -29,13 +29,29 @@ SELECT id, user_id, total_experiences_played, total_playtime_seconds, total_dist
 FROM player_profiles WHERE user_id = $1;
 
 -- name: list_history
--- A page of a progress's events, newest first; the cursor is the version before which to go on. Served by the primary key.
+-- A page of a progress's events, newest first; the cursor is the version before which to go on. Served by the primary key;
+-- bounds of time leave out whole months, the other filters pass over events of this player alone.
 SELECT e.event_type, e.content_id, e.data::text AS data, e.location_lat, e.location_lng, e."timestamp", e.device_id, e.seq, e.version
 FROM player_profiles f
 JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = $2
 JOIN player_progress_events e ON e.experience_progress_id = p.id
-WHERE f.user_id = $1 AND e.version < $3
+WHERE f.user_id = $1 AND e.version < $3 AND e."timestamp" >= $5 AND e."timestamp" < $6
+  AND ($7::text IS NULL OR e.event_type = $7) AND ($8::text IS NULL OR e.content_id = $8)
 ORDER BY e.version DESC
+LIMIT $4;
+
+-- name: list_player_history
+-- A page of a player's events over all experiences, by when they happened, newest first. Served by the primary key for
+-- each of the player's progress; the cursor is the place of the last event: time, progress, version.
+SELECT e.event_type, e.content_id, e.data::text AS data, e.location_lat, e.location_lng, e."timestamp", e.device_id, e.seq, e.version,
+       p.experience_id, p.id AS experience_progress_id
+FROM player_profiles f
+JOIN experience_progress p ON p.player_id = f.id
+JOIN player_progress_events e ON e.experience_progress_id = p.id
+WHERE f.user_id = $1 AND e."timestamp" >= $5 AND e."timestamp" < $6 AND e."timestamp" <= $2
+  AND (e."timestamp", p.id, e.version) < ($2, $3, $9)
+  AND ($7::text IS NULL OR e.event_type = $7) AND ($8::text IS NULL OR e.content_id = $8)
+ORDER BY e."timestamp" DESC, p.id DESC, e.version DESC
 LIMIT $4;
 
 -- name: list_open_sessions

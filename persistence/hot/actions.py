@@ -1,0 +1,219 @@
+"""
+Operators' actions, messages to players, and reads of a part of a copy.
+
+Not here: what an action is and in which order actions are issued (persistence.actions), frames (gateway.sessions).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import redis.asyncio as redis_asyncio
+
+from persistence.hot.client import HotClient, HotRules, pack
+from persistence.hot.copies import parse_progress
+from persistence.hot.flat_ops import FieldList
+from persistence.hot.keys import HotKeys
+from persistence.hot.shapes import (
+    ActionOutcome,
+    ActionVerdict,
+    HotAction,
+    HotProgress,
+    HotPush,
+    KeptPushes,
+    PushNotice,
+)
+from persistence.progress_key import ProgressKey
+from protocol.limits import COUNTER_MAX, COUNTER_SCALE, STATE_BYTES_MAX, STATE_FIELDS_MAX
+
+PUSHES_MAX = 64
+"""Messages that are kept for a client that is away; one that missed more gets its whole state instead."""
+
+_NOT_VOID = (0, "")
+
+
+class Actions(HotClient):
+    def __init__(self, client: redis_asyncio.Redis, keys: HotKeys, rules: HotRules) -> None:
+        super().__init__(client, keys, rules)
+        self._pushes_ttl_s = max(1, rules.session_expiry_ms // 1000)
+        self._action_options: bytes = pack(
+            (
+                rules.flush_interval_ms,
+                STATE_FIELDS_MAX,
+                STATE_BYTES_MAX,
+                COUNTER_MAX * COUNTER_SCALE,
+                PUSHES_MAX,
+                self._pushes_ttl_s,
+            )
+        )
+
+    async def apply_action(self, action: HotAction) -> ActionVerdict:
+        """
+        Apply one action, in the order of the stream `ops`. Repeating it is harmless, whoever does.
+
+        Raises:
+            StoreUnavailable: it may have been applied; ask again.
+            StoreFull: nothing was done.
+        """
+        key = action.key
+        session, progress, pending, dirty, _ = self._keys.of_group(key)
+        fields = FieldList()
+        items = fields.refer(action.ops)
+        code, message = action.void or _NOT_VOID
+        packed = pack(
+            (
+                key.user_id,
+                key.experience,
+                action.row_id,
+                action.seq,
+                action.entry_id,
+                action.body,
+                key.member,
+                action.durable,
+                action.push,
+                code,
+                message,
+                len(fields.names),
+                *fields.names,
+                *items,
+            )
+        )
+        reply = await self._run(
+            "apply_action",
+            [session, progress, pending, dirty, self._keys.pushes(key.user_id), self._keys.fence(key.user_id)],
+            [self._action_options, packed],
+        )
+        outcome = ActionOutcome(reply[0])
+        if len(reply) < 6:
+            return ActionVerdict(outcome, reply[1] if len(reply) > 1 else 0)
+        _, accepted, version, void_code, void_message, pushed = reply
+        void = (void_code, void_message.decode()) if void_code else None
+        return ActionVerdict(outcome, accepted, version, void, pushed)
+
+    # --- messages --------------------------------------------------------------------------------------------------
+
+    async def push(self, user_id: str, message_id: str, body: bytes, *, experience: str | None = None) -> int:
+        """
+        Send a message to a player who is there (in `experience`, if one is named). Returns its number in the session,
+        or 0: nobody is there. The same `message_id` again changes nothing as long as the message is kept.
+        """
+        n: int = await self._run(
+            "push",
+            [self._keys.session(user_id), self._keys.pushes(user_id)],
+            [user_id, experience or "", message_id, body, PUSHES_MAX, self._pushes_ttl_s],
+        )
+        return n
+
+    async def list_pushes(self, user_id: str, session_id: str, behind: int) -> KeptPushes | None:
+        """What is kept of a session's messages behind the number `behind`; None: this session is over."""
+        reply = await self._run(
+            "list_pushes", [self._keys.session(user_id), self._keys.pushes(user_id)], [session_id, behind]
+        )
+        if reply[0] < 0:
+            return None
+        pushed, offset, kept = reply
+        first = pushed - len(kept) + 1
+        return KeptPushes(pushed, offset, [_parse_push(first + i, message) for i, message in enumerate(kept)])
+
+    async def count_pushes(self, sessions: Sequence[tuple[str, str]]) -> list[int | None]:
+        """How many messages there were in each session, given as (user id, session id); None: it is over."""
+
+        async def ask() -> list[list[bytes | None]]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for user_id, _ in sessions:
+                    pipeline.hmget(self._keys.session(user_id), "id", "pushed")
+                answered: list[list[bytes | None]] = await pipeline.execute()
+                return answered
+
+        found = await self._call("count_pushes", ask) if sessions else []
+        return [
+            int(pushed or 0) if held is not None and held.decode() == session_id else None
+            for (_, session_id), (held, pushed) in zip(sessions, found, strict=True)
+        ]
+
+    async def reset_pushes(self, user_id: str, session_id: str, delivered: int) -> tuple[int, int] | None:
+        """
+        Let the client count from 1 again, from behind `delivered`. Returns (messages so far, offset of the client's
+        count); None: this session is over.
+        """
+        reply = await self._run("reset_pushes", [self._keys.session(user_id)], [session_id, delivered])
+        return None if reply[0] < 0 else (reply[0], reply[1])
+
+    async def trim_pushes(self, user_id: str, session_id: str, seen: int) -> int:
+        """Forget what the client has seen, up to that number. Returns how many were forgotten."""
+        forgotten: int = await self._run(
+            "trim_pushes", [self._keys.session(user_id), self._keys.pushes(user_id)], [session_id, seen]
+        )
+        return forgotten
+
+    # --- a part of a copy ------------------------------------------------------------------------------------------
+
+    async def read_progress(self, key: ProgressKey) -> HotProgress | None:
+        """As `find_progress`, and it counts as a use of the copy."""
+        progress = self._keys.progress(key)
+
+        async def ask() -> dict[bytes, bytes]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.hgetall(progress)
+                pipeline.expire(progress, self._rules.progress_idle_s, xx=True)
+                answered: dict[bytes, bytes] = (await pipeline.execute())[0]
+                return answered
+
+        found = await self._call("read_progress", ask)
+        return parse_progress(found) if b"copy" in found else None
+
+    async def find_members(self, key: ProgressKey, name: str) -> list[str] | None:
+        """The members of a set of the state, sorted; None without a hot copy. A read counts as a use of the copy."""
+        progress = self._keys.progress(key)
+        prefix = f"m:{name}."
+
+        async def ask() -> tuple[bytes | None, set[bytes]]:
+            found: set[bytes] = set()
+            cursor = 0
+            while True:
+                async with self._client.pipeline(transaction=False) as pipeline:
+                    pipeline.hget(progress, "copy")
+                    pipeline.hscan(progress, cursor, match=f"{prefix}*", count=10_000)
+                    pipeline.expire(progress, self._rules.progress_idle_s, xx=True)
+                    copy, (cursor, fields), _ = await pipeline.execute()
+                found.update(fields)
+                if not cursor or copy is None:
+                    return copy, found
+
+        copy, found = await self._call("find_members", ask)
+        if copy is None:
+            return None
+        # `*` matches a longer name's members, too, if the name has a character that stands for others: ours have none.
+        return sorted(field.decode()[len(prefix) :] for field in found)
+
+    async def has_member(self, key: ProgressKey, name: str, member: str) -> bool | None:
+        """Whether a set of the state has a member; None without a hot copy. A read counts as a use of the copy."""
+        progress = self._keys.progress(key)
+
+        async def ask() -> list[bytes | None]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                pipeline.hmget(progress, "copy", f"m:{name}.{member}")
+                pipeline.expire(progress, self._rules.progress_idle_s, xx=True)
+                answered: list[bytes | None] = (await pipeline.execute())[0]
+                return answered
+
+        copy, held = await self._call("has_member", ask)
+        return None if copy is None else held is not None
+
+
+def parse_push_notice(data: bytes) -> PushNotice | None:
+    """What `append_push` publishes; None for anything else on that channel."""
+    if not data.startswith(b"push "):
+        return None
+    try:
+        _, user_id, session_id, n, message = data.split(b" ", 4)
+        return PushNotice(user_id.decode(), session_id.decode(), _parse_push(int(n), message))
+    except ValueError:
+        return None
+
+
+def _parse_push(n: int, message: bytes) -> HotPush:
+    _, after, version, body = message.split(b" ", 3)
+    if version == b"-":
+        return HotPush(n, None, None, body)
+    return HotPush(n, int(after), int(version), body)
