@@ -64,8 +64,11 @@ reset-data: setup-run ## empty the data folder of `make run`: all players, logs,
 faults: setup ## break real processes and links under load for half an hour, and count what is lost (MINUTES=5 for less)
 	$(call timed,$(or $(MINUTES),30) minutes,$(PYTHON_DIR)/python -m tests.faults $(ARGS))
 
+bench: setup-run ## measure what Wayhold costs on this machine, for half an hour (MINUTES=10 for less)
+	$(call timed,$(or $(MINUTES),30) minutes,$(PYTHON_DIR)/python -m benchmarks --minutes $(or $(MINUTES),30) $(ARGS))
+
 # Named so that scripts can rely on the names. Not listed by `make` until there is something behind them.
-fuzz bench bench-data-model demo:
+fuzz bench-data-model demo:
 	@echo 'make $@: not part of Wayhold yet'; exit 2
 
 TEST_TAKES = 8 minutes

@@ -25,7 +25,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     for players_usual, each_per_s in RATES:
         players = plan.players(players_usual)
         async with (
-            run_installation(plan.cores) as wayhold,
+            run_installation(plan.cores, settings=plan.settings()) as wayhold,
             run_load(wayhold, players=players, run="rates") as load,
         ):
             await bring_in(load)

@@ -20,7 +20,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     windows: dict[str, list[dict[str, Any]]] = {policy: [] for policy in POLICIES}
     players = plan.players(PLAYERS)
     async with (
-        run_installation(plan.cores) as wayhold,
+        run_installation(plan.cores, settings=plan.settings()) as wayhold,
         run_load(wayhold, players=players, run="fsync") as load,
     ):
         await bring_in(load)

@@ -23,7 +23,7 @@ STEPS = (5000, 10_000)
 async def run(plan: Plan) -> dict[str, Any]:
     counts = [plan.players(count) for count in STEPS]
     looks: list[dict[str, Any]] = []
-    async with run_installation(plan.cores) as wayhold:
+    async with run_installation(plan.cores, settings=plan.settings()) as wayhold:
         start, redis_start = read_memory(wayhold.pids()["gateway-1"]), await _read_redis(wayhold)
 
         def look(what: str, sessions: int) -> dict[str, Any]:

@@ -46,6 +46,9 @@ DIFFERENT: dict[str, Any] = {
 }
 """Settings that differ from production's defaults in every part."""
 
+POSTGRES_SHOWN = frozenset({"jit", "max_connections", "max_wal_senders", "max_wal_size", "shared_buffers", "wal_level"})
+"""Those settings of Postgres that a figure can depend on."""
+
 # The kernel asks the supervisor to stop when we are gone; asked for between fork and exec.
 STOP_WITH_PARENT = (
     "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
@@ -147,15 +150,17 @@ class Installation:
         """Servers, and every setting of theirs and ours that is not the default of production."""
         info = await self.redis.info("server")
         redis = await self.redis.config_get("append*")
-        shown = "SELECT name, setting || coalesce(unit, '') FROM pg_settings WHERE source = 'command line' ORDER BY 1"
+        shown = "SELECT name, current_setting(name) FROM pg_settings WHERE source = 'command line' ORDER BY 1"
         return {
             "valkey": str(info.get("valkey_version") or info.get("redis_version")),
             "postgres": str(await self.database.fetchval("SHOW server_version")),
             "settings": dict(self.settings),
             "pinned": self.cores.describe() if self.is_pinned else "not pinned",
-            "valkey_settings": {_text(name): _text(value) for name, value in redis.items()},
+            "valkey_settings": {
+                _text(name): _text(value) for name, value in redis.items() if "name" not in _text(name)
+            },
             "postgres_settings": {
-                name: value for name, value in await self.database.fetch(shown) if "director" not in name
+                name: value for name, value in await self.database.fetch(shown) if name in POSTGRES_SHOWN
             },
         }
 
@@ -165,8 +170,8 @@ async def run_installation(
     cores: Cores | None = None, *, settings: Mapping[str, Any] | None = None, kept_in: Path | None = None
 ) -> AsyncIterator[Installation]:
     """
-    Start everything, and end it with the context. `settings` replace production's defaults and `DIFFERENT`. `kept_in`: a
-    data folder that stays, instead of one that goes with the context.
+    Start everything, and end it with the context. `settings` replace production's defaults and `DIFFERENT`.
+    `kept_in`: a data folder that stays, instead of one that goes with the context.
 
     Raises:
         InstallationFailed: it did not start.

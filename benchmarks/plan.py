@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from benchmarks.installation import Cores
 
@@ -28,6 +29,10 @@ class Plan:
     def seconds(self, usual: float) -> float:
         """The length of a window that is `usual` seconds long in a run of `MINUTES`."""
         return 1.0 if self.is_quick else max(2.0, usual * self.minutes / MINUTES)
+
+    def settings(self, **values: Any) -> dict[str, Any]:
+        """What a part changes of production's settings. A quick run saves soon, or it would only wait."""
+        return {"flush_interval_s": 0.5, **values} if self.is_quick else values
 
     def rounds(self, usual: int) -> int:
         return 1 if self.is_quick else usual

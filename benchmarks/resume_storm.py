@@ -27,7 +27,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     returning, live_players = plan.players(RETURNING), plan.players(LIVE)
     storms: dict[str, dict[str, Any]] = {}
     async with (
-        run_installation(plan.cores) as wayhold,
+        run_installation(plan.cores, settings=plan.settings()) as wayhold,
         run_load(wayhold, players=returning, run="resume") as crowd,
         run_load(wayhold, players=live_players, run="resume", first=returning) as live,
     ):
@@ -38,7 +38,7 @@ async def run(plan: Plan) -> dict[str, Any]:
             playing = asyncio.create_task(
                 live.do("open", per_s=live_players * LIVE_EACH_PER_S, seconds=STORM_DEADLINE_S)
             )
-            await asyncio.sleep(CALM_S)
+            await asyncio.sleep(min(CALM_S, plan.seconds(CALM_S)))
             before = wayhold.take_accounts()
             since = time.monotonic()
             await crowd.do("drop")
@@ -47,7 +47,7 @@ async def run(plan: Plan) -> dict[str, Any]:
             back = await crowd.do("connect", timeout_s=STORM_DEADLINE_S)
             until = time.monotonic()
             used = wayhold.take_accounts().since(before)
-            await asyncio.sleep(CALM_S)
+            await asyncio.sleep(min(CALM_S, plan.seconds(CALM_S)))
             await live.write({"do": "end"})
             played = await playing
             during = await live.do("latency_between", since=since, until=until)

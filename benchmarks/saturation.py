@@ -21,7 +21,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     players = plan.players(PLAYERS)
     windows = []
     async with (
-        run_installation(plan.cores) as wayhold,
+        run_installation(plan.cores, settings=plan.settings()) as wayhold,
         run_load(wayhold, players=players, run="saturation") as load,
     ):
         await bring_in(load)

@@ -15,14 +15,13 @@ from benchmarks.measure import bring_in, measure
 from benchmarks.plan import Plan
 
 PLAYERS, RATE_PER_S = 2000, 15_000
-FLUSH_INTERVAL_S = 5.0
 
 
 async def run(plan: Plan) -> dict[str, Any]:
     players = plan.players(PLAYERS)
     per_s = RATE_PER_S * players / PLAYERS
     async with (
-        run_installation(plan.cores, settings={"flush_interval_s": FLUSH_INTERVAL_S}) as wayhold,
+        run_installation(plan.cores, settings=plan.settings()) as wayhold,
         run_load(wayhold, players=players, run="lag") as load,
     ):
         await bring_in(load)

@@ -61,7 +61,10 @@ async def run(plan: Plan) -> dict[str, Any]:
     for name, why in skipped.items():
         plan.say(f"SKIPPED {name}: {why}")
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ("wayhold", *names)}
-    async with run_installation(plan.cores) as wayhold, run_rivals(plan.cores, names) as rivals:
+    async with (
+        run_installation(plan.cores, settings=plan.settings()) as wayhold,
+        run_rivals(plan.cores, names) as rivals,
+    ):
         for number in range(plan.rounds(3)):
             for name in turns:
                 target: Measured = wayhold if name == "wayhold" else rivals[name]
