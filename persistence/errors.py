@@ -64,3 +64,10 @@ class PlayerErased(PersistenceError):
 
     def __init__(self) -> None:
         super().__init__("the player was erased")
+
+
+class PlayerUnknown(PersistenceError):
+    """Nothing is stored about this player."""
+
+    def __init__(self, user_id: str) -> None:
+        super().__init__(f"nothing is known of the player {user_id}")

@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "migrate": "gateway.app.migrate",
     "fill": "gateway.app.fill",
     "deadletters": "gateway.app.deadletters",
+    "export": "gateway.app.export",
     "erase": "gateway.app.erase",
 }
 
