@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from persistence.cold.shapes import ColdProgress
 from persistence.hot.client import DEADLINE_S, HotClient, pack
 from persistence.hot.head import find_head
-from persistence.hot.keys import ERASED_CHANNEL, FENCE_KEY, active_players_key
+from persistence.hot.keys import ERASED_CHANNEL, FENCE_KEY, active_players_key, erased_name
 from persistence.hot.shapes import HotProgress
 from persistence.progress_key import ProgressKey
 from protocol.state import split_state, state_size
@@ -105,7 +105,7 @@ class Copies(HotClient):
             async with self._client.pipeline(transaction=False) as pipeline:
                 # The fence first: what a frozen gateway notes after it is passed over, what it noted before is removed.
                 pipeline.zremrangebyscore(FENCE_KEY, "-inf", int(fenced_ms) - FENCE_S * 1000)
-                pipeline.zadd(FENCE_KEY, {user_id: int(fenced_ms)})
+                pipeline.zadd(FENCE_KEY, {erased_name(user_id): int(fenced_ms)})
                 pipeline.expire(FENCE_KEY, FENCE_S)
                 for experience in experiences:
                     key = ProgressKey(user_id, experience)

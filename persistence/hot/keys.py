@@ -8,6 +8,7 @@ together.
 from __future__ import annotations
 
 import binascii
+import hashlib
 from functools import lru_cache
 
 from persistence.progress_key import ProgressKey
@@ -40,12 +41,17 @@ ACTIVE_EXPERIENCES_MAX = 1000
 
 FENCE_KEY = "players:fence"
 """
-zset: user ids of the lately erased, by the time in ms before which a connection counts for nothing. One key for all,
-beside the fence of each player: whoever writes for many players at once looks whether there is any.
+zset: the lately erased, as `erased_name` calls them, by the time in ms before which a connection counts for nothing.
+One key for all, beside the fence of each player: whoever writes for many players at once looks whether there is any.
 """
 
 ERASED_CHANNEL = "wayhold:erased"
 """Where an erase tells every gateway whose sockets to close."""
+
+
+def erased_name(user_id: str) -> str:
+    """What a fence calls an erased player: after an erase the id itself must stand nowhere. Lua can compute it, too."""
+    return hashlib.sha1(user_id.encode(), usedforsecurity=False).hexdigest()
 
 
 class HotKeys:
@@ -84,7 +90,7 @@ class HotKeys:
 
     def fence(self, user_id: str) -> str:
         """string: after an erase, the time in ms before which a read of Postgres must not be installed."""
-        return f"{{p{self.partition(user_id)}}}:player:{user_id}:fence"
+        return f"{{p{self.partition(user_id)}}}:player:{erased_name(user_id)}:fence"
 
     def dirty(self, partition: int) -> str:
         """zset: progress with pending entries by the time in ms it is due; a claim moves it past its lease."""

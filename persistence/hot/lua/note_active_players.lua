@@ -6,7 +6,7 @@ Running it twice is harmless. Works when Redis is full: the first write is one t
 KEYS
   active       zset  user ids of the experience, by when they were last heard (s)
   experiences  zset  experiences by when anybody was last heard (s)
-  fence        zset  user ids of the lately erased, by the time (ms) before which a connection counts for nothing
+  fence        zset  SHA-1 of the user ids of the lately erased, by the time (ms) before which a connection counts for nothing
 ARGV
   experience  as a member of `experiences`
   active_s    how long a player counts as active
@@ -26,7 +26,7 @@ local has_fence = redis.call('EXISTS', fence) == 1
 local noted = {}
 for i = 1, #players, 2 do
   local user_id, number = players[i], players[i + 1]
-  local fenced_ms = has_fence and redis.call('ZSCORE', fence, user_id)
+  local fenced_ms = has_fence and redis.call('ZSCORE', fence, redis.sha1hex(user_id))
   if not fenced_ms or number > tonumber(fenced_ms) then
     noted[#noted + 1] = now
     noted[#noted + 1] = user_id
