@@ -23,9 +23,12 @@ from protocol.limits import (
     BATCH_UPDATES_MAX,
     BOARD_CHARS_MAX,
     CLIENT_CHARS_MAX,
+    CONTENT_ID_CHARS_MAX,
     CURSOR_CHARS_MAX,
     DEVICE_CHARS_MAX,
+    EVENT_TYPE_CHARS_MAX,
     EXPERIENCE_CHARS_MAX,
+    OPS_DEVICE,
     QUERY_ID_CHARS_MAX,
     QUERY_LIMIT_MAX,
     SEQ_MAX,
@@ -77,6 +80,13 @@ class Hello(Frame):
     seen: Watermark | None = None
     client: str | None = None
 
+    @field_validator("device", mode="after")
+    @classmethod
+    def _device_is_an_installation(cls, value: str) -> str:
+        if value == OPS_DEVICE:
+            raise ValueError("this name is reserved")
+        return value
+
     @field_validator("client", mode="before")
     @classmethod
     def _client_is_only_a_description(cls, value: object) -> str | None:
@@ -113,6 +123,10 @@ class QueryArgs(Frame):
     limit: Annotated[int, Field(ge=1)] | None = None
     cursor: Annotated[str, Field(max_length=CURSOR_CHARS_MAX, pattern=_PLAIN_TEXT)] | None = None
     board: Annotated[str, Field(max_length=BOARD_CHARS_MAX, pattern=r"^[a-z][a-z0-9_]*$")] | None = None
+    type: Annotated[str, Field(min_length=1, max_length=EVENT_TYPE_CHARS_MAX, pattern=_PLAIN_TEXT)] | None = None
+    content_id: Annotated[str, Field(min_length=1, max_length=CONTENT_ID_CHARS_MAX, pattern=_PLAIN_TEXT)] | None = None
+    since: Annotated[TimeMs | None, Field(alias="from")] = None
+    until: Annotated[TimeMs | None, Field(alias="to")] = None
 
     @field_validator("limit", mode="after")
     @classmethod

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from gateway.sessions import dispatch
+from gateway.sessions.action_sweeper import ActionSweeper
 from gateway.sessions.committer import Committer
 from gateway.sessions.connection import Connection, Phase, Wire
 from gateway.sessions.content_rules import make_content_rules
@@ -38,6 +39,7 @@ from gateway.telemetry.metrics import Tally
 from persistence.cold.store import ColdStore
 from persistence.hot.shapes import ErasedNotice, SavedNotice
 from persistence.hot.store import HotStore
+from persistence.player_progress import PlayerProgress
 from protocol.closes import CloseCode
 from protocol.codec import Codec
 from protocol.entry import EntryIds
@@ -83,6 +85,8 @@ class Node:
         self.wheel = TimerWheel(self.clock())
         self.entry_ids = EntryIds()
         self.hydrator = Hydrator(hot, cold, self.tally, self.clock)
+        self.progress = PlayerProgress(hot, cold, caller=rules.node, hydrate=self.hydrator, on_read=self.note_read)
+        """Players' progress for whoever in this process is no player: what operators ask and do."""
         self.openings = Gate(OPENINGS_WIDTH)
         self.questions = Gate(QUESTIONS_WIDTH)
         self.committer = Committer(
@@ -103,6 +107,11 @@ class Node:
         self._services: list[asyncio.Task[None]] = []
         self._queries: set[asyncio.Task[None]] = set()
 
+    def note_read(self, is_hot: bool) -> None:
+        """A progress was looked for in Redis."""
+        self.tally.hot_lookups += 1
+        self.tally.hot_hits += is_hot
+
     def now_ms(self) -> int:
         """The wall clock: what happened when. Never what is due when."""
         return time.time_ns() // 1_000_000
@@ -120,6 +129,7 @@ class Node:
             ("timers", self._turn_wheel()),
             ("notices", self._listen()),
             ("expiry", ExpirySweeper(self).run(self._stop)),
+            ("actions", ActionSweeper(self).run(self._stop)),
             ("pulse", Pulse(self).run(self._stop)),
         ]
         loop = asyncio.get_running_loop()

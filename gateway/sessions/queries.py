@@ -1,6 +1,6 @@
 """
-Queries: what a player may read. `state`, `inventory` and `visited` show what is accepted (the hot copy), `profile`,
-`history` and `leaderboard` what is saved (Postgres).
+Queries: what a player may read, and that is the player's own. `state`, `inventory` and `visited` show what is accepted
+(the hot copy), `profile`, `history` and `leaderboard` what is saved (Postgres).
 
 Leaderboards are not kept yet: the answer is an empty board, which a client can show, and not an error, which it would
 have to repeat for ever.
@@ -9,11 +9,10 @@ have to repeat for ever.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.sessions.connection import Connection
 from persistence.errors import StoreUnavailable
-from persistence.hot.shapes import HotProgress
 from protocol.frames import Query, QueryArgs
 from protocol.limits import QUERY_LIMIT_MAX
 from protocol.state import document
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from gateway.sessions.node import Node
 
 HISTORY_LIMIT = 20
+
+T = TypeVar("T")
 
 
 class BadQuery(Exception):
@@ -40,19 +41,20 @@ async def answer_query(connection: Connection, query: Query) -> dict[str, Any]:
 
 
 async def _state(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
-    progress = await _get_progress(node, connection)
+    progress = _found(node, connection, await node.hot.read_progress(connection.key))
     return {"state": document(progress.fields), "version": progress.version}
 
 
 async def _inventory(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
-    return {"items": _members(await _get_progress(node, connection), "inventory")}
+    return {"items": _found(node, connection, await node.hot.find_members(connection.key, "inventory"))}
 
 
 async def _visited(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
-    progress = await _get_progress(node, connection)
     if args.waypoint is not None:
-        return {"visited": f"m:visited_waypoints.{args.waypoint}" in progress.fields}
-    return {"waypoints": _members(progress, "visited_waypoints")}
+        is_member = await node.hot.has_member(connection.key, "visited_waypoints", args.waypoint)
+        return {"visited": _found(node, connection, is_member)}
+    members = await node.hot.find_members(connection.key, "visited_waypoints")
+    return {"waypoints": _found(node, connection, members)}
 
 
 async def _profile(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
@@ -60,32 +62,35 @@ async def _profile(node: Node, connection: Connection, args: QueryArgs) -> dict[
 
 
 async def _history(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
-    cursor = None
-    if args.cursor:
-        if not args.cursor.isascii() or not args.cursor.isdigit() or len(args.cursor) > 18:
-            raise BadQuery("args.cursor: must be one that an earlier result gave")
-        cursor = int(args.cursor)
-    limit = min(args.limit or HISTORY_LIMIT, QUERY_LIMIT_MAX)
-    events, following = await node.cold.list_history(connection.key, limit, cursor)
-    return {"events": events, "cursor": None if following is None else str(following)}
+    user_id, experience = connection.key
+    try:
+        page = await node.progress.list_history(
+            user_id,
+            experience,
+            limit=min(args.limit or HISTORY_LIMIT, QUERY_LIMIT_MAX),
+            cursor=args.cursor or None,
+            event_type=args.type,
+            content_id=args.content_id,
+            since_ms=args.since,
+            until_ms=args.until,
+        )
+    except ValueError as refused:
+        raise BadQuery(f"args.{refused}") from None
+    return {"events": page.events, "cursor": page.cursor}
 
 
 async def _leaderboard(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
     return {"rows": []}
 
 
-async def _get_progress(node: Node, connection: Connection) -> HotProgress:
-    progress = await node.hot.find_progress(connection.key)
-    if progress is None:
+def _found(node: Node, connection: Connection, found: T | None) -> T:
+    """What a look at the hot copy gave. Its player is there, so a copy that is gone is not read past: it is rebuilt."""
+    node.note_read(found is not None)
+    if found is None:
         # The next heartbeat or update finds the same and rebuilds it.
         node.committer.enqueue(connection)
-        raise StoreUnavailable("redis", "find_progress", "the copy is being rebuilt")
-    return progress
-
-
-def _members(progress: HotProgress, name: str) -> list[str]:
-    prefix = f"m:{name}."
-    return sorted(field[len(prefix) :] for field in progress.fields if field.startswith(prefix))
+        raise StoreUnavailable("redis", "answer_query", "the copy is being rebuilt")
+    return found
 
 
 _ANSWERS: dict[str, Callable[[Node, Connection, QueryArgs], Awaitable[dict[str, Any]]]] = {

@@ -120,8 +120,10 @@ METRICS: tuple[Metric, ...] = (
         "events_removed",
         "Events removed for their age (months that went whole are not counted).",
     ),
-    Metric("wayhold_hot_lookups_total", "counter", "hot_lookups", "Progress looked for in Redis at a hello."),
-    Metric("wayhold_hot_hits_total", "counter", "hot_hits", "Progress found in Redis at a hello."),
+    Metric(
+        "wayhold_hot_lookups_total", "counter", "hot_lookups", "Progress looked for in Redis, at a hello or to be read."
+    ),
+    Metric("wayhold_hot_hits_total", "counter", "hot_hits", "Progress found in Redis, at a hello or to be read."),
     Metric(
         "player_progress_write_latency_seconds",
         "histogram",
@@ -166,7 +168,7 @@ METRICS: tuple[Metric, ...] = (
         "player_progress_cache_hit_rate",
         "derived",
         "",
-        "Part of hellos whose progress was found in Redis (wayhold_hot_hits_total / wayhold_hot_lookups_total).",
+        "Part of hellos and reads whose progress was in Redis (wayhold_hot_hits_total / wayhold_hot_lookups_total).",
     ),
 )
 

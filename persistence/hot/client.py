@@ -76,7 +76,7 @@ class HotClient:
             decode_responses=False,
             socket_timeout=CALL_TIMEOUT_S,
             socket_connect_timeout=CALL_TIMEOUT_S,
-            max_connections=16,
+            max_connections=20,
             timeout=CALL_TIMEOUT_S,
             retry=Retry(NoBackoff(), 0),
             health_check_interval=0,

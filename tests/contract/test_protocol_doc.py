@@ -141,7 +141,8 @@ def test_reasons_queries_and_subprotocols_are_named() -> None:
         assert f"`{reason}`" in section("resync")
     for reason in typing.get_args(frames.StreamResetReason):
         assert f"`{reason}`" in section("stream_reset")
-    assert {row[0].strip("`") for row in rows(section("query"))} == set(typing.get_args(frames.QueryKind))
+    arguments = {field.alias or name for name, field in frames.QueryArgs.model_fields.items()}
+    assert {row[0].strip("`") for row in rows(section("query"))} == set(typing.get_args(frames.QueryKind)) | arguments
     assert [row[0].strip("`") for row in rows(section("Connecting"))] == list(SUBPROTOCOLS)
 
 

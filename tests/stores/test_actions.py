@@ -19,7 +19,7 @@ from persistence.flusher.flusher import STEPS
 from persistence.hot.shapes import ActionOutcome, HotAction
 from persistence.warmer import Warmer
 from protocol.state import document
-from tests.stores.conftest import ENTRY_IDS, StorePlayer, Stores
+from tests.stores.conftest import ENTRY_IDS, StorePlayer, Stores, empty_database
 
 ADD_LAMP = [{"op": "add", "path": "inventory", "value": "lamp"}]
 
@@ -56,6 +56,12 @@ class Desk:
         waiting, _ = await self.journal.list_waiting(0.0, 1000)
         for key, row_id in waiting:
             await self.issuer.issue_requested(key, row_id)
+
+
+@pytest.fixture
+async def database_url(module_database_url: str) -> str:
+    await empty_database(module_database_url)
+    return module_database_url
 
 
 @pytest.fixture
