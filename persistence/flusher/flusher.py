@@ -308,7 +308,8 @@ class Flusher:
             # Erased: its row is gone, so nothing of it may be written ever again.
             await self._hot.discard_if_base(copy.key, copy.base_version, copy.base_id)
             await self._hot.forget(copy.key)
-            log.warning("a hot copy without a row was dropped", extra={"progress": copy.key.member})
+            # Whose it was is not said: an erased player's id must not come back in a log.
+            log.warning("a hot copy without a row was dropped", extra={"experience": copy.key.experience})
         for key in absent:
             await self._hot.forget(key)
         for refused in report.refused:
