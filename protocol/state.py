@@ -22,7 +22,7 @@ Not here: what a client may ask for (effects.py, events.py), and where fields ar
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from decimal import Decimal
 from typing import Any, Final, Literal
 
@@ -119,30 +119,38 @@ def join_state(fields: Mapping[str, str | bytes]) -> tuple[str, str]:
     (array: set, object: group, number: counter, else value) would get wrong, so it is usually `{}`.
     """
     kinds: dict[str, str] = {}
-    parts: list[str] = []
-    for name, (kind, held) in sorted(_gather(fields).items()):
-        match kind:
-            case "value":
-                text = _text(held)
-                if text[0] in _READ_AS_OTHER_KIND:
+    texts: dict[str, str] = {}
+    groups: dict[str, dict[str, str]] = {}
+    names = sorted(fields)
+    at, end = bisect_left(names, "m:"), bisect_left(names, "m;")
+    for field in names[:at] + names[end:]:
+        prefix, path = field[:2], field[2:]
+        if prefix == "v:" or prefix == "c:":
+            text = _text(fields[field]) if prefix == "v:" else millionths_text(int(fields[field]))
+            name, dot, key = path.partition(".")
+            if dot:
+                groups.setdefault(name, {})[key] = text
+                if prefix == "v:" and text[0] in _READ_AS_COUNTER:
+                    kinds[path] = "v"
+            else:
+                texts[name] = text
+                if prefix == "v:" and text[0] in _READ_AS_OTHER_KIND:
                     kinds[name] = "v"
-            case "counter":
-                text = millionths_text(int(held))
-            case "set":
-                text = "[" + ",".join(map(quoted, held)) + "]"
-            case _:
-                leaves: list[str] = []
-                for key, (leaf_kind, leaf) in sorted(held.items()):
-                    if leaf_kind == "value":
-                        leaf_text = _text(leaf)
-                        if leaf_text[0] in _READ_AS_COUNTER:
-                            kinds[f"{name}.{key}"] = "v"
-                    else:
-                        leaf_text = millionths_text(int(leaf))
-                    leaves.append(f"{quoted(key)}:{leaf_text}")
-                text = "{" + ",".join(leaves) + "}"
-        parts.append(f"{quoted(name)}:{text}")
-    return "{" + ",".join(parts) + "}", _canonical_text(kinds) if kinds else "{}"
+        elif prefix == "s:":
+            texts[path] = "[]"
+        elif prefix == "g:":
+            groups.setdefault(path, {})
+        else:
+            raise ValueRefused("a field that is no part of a state")
+    for name, leaves in groups.items():
+        texts[name] = "{" + ",".join([f"{quoted(key)}:{leaves[key]}" for key in sorted(leaves)]) + "}"
+    while at < end:
+        name, stop = _end_of_set(names, at, end)
+        texts[name] = _members_json(names[at:stop], f"m:{name}.")
+        at = stop
+    return "{" + ",".join([f"{quoted(name)}:{texts[name]}" for name in sorted(texts)]) + "}", (
+        _canonical_text(kinds) if kinds else "{}"
+    )
 
 
 def split_state(state_json: str, kinds_json: str = "{}") -> dict[str, bytes]:
@@ -284,14 +292,9 @@ def _gather(fields: Mapping[str, str | bytes]) -> dict[str, tuple[Kind, Any]]:
     at, end = bisect_left(names, "m:"), bisect_left(names, "m;")
     others = names[:at] + names[end:]
     while at < end:
-        first = names[at]
-        dot = first.find(".")
-        if dot < 0:
-            raise ValueRefused("a member that is in no set")
-        # "/" comes right after ".": everything before it starts as the first one does.
-        stop = bisect_left(names, first[:dot] + "/", at, end)
-        member_at = dot + 1
-        gathered[first[2:dot]] = ("set", [name[member_at:] for name in names[at:stop]])
+        name, stop = _end_of_set(names, at, end)
+        member_at = len(name) + 3
+        gathered[name] = ("set", [member[member_at:] for member in names[at:stop]])
         at = stop
     for field in others:
         prefix, path = field[:2], field[2:]
@@ -309,6 +312,28 @@ def _gather(fields: Mapping[str, str | bytes]) -> dict[str, tuple[Kind, Any]]:
         else:
             raise ValueRefused("a field that is no part of a state")
     return gathered
+
+
+def _end_of_set(names: Sequence[str], at: int, end: int) -> tuple[str, int]:
+    """The set whose members begin at `at` among sorted field names, and where they end."""
+    first = names[at]
+    dot = first.find(".")
+    if dot < 0:
+        raise ValueRefused("a member that is in no set")
+    # "/" comes right after ".": everything before it starts as the first one does.
+    return first[2:dot], bisect_left(names, first[:dot] + "/", at, end)
+
+
+def _members_json(members: Sequence[str], prefix: str) -> str:
+    """
+    Sorted field names that start with `prefix`, as a JSON array of what follows it: all at once where nothing is to be
+    escaped, because a state is mostly this.
+    """
+    joined = '","'.join(members)
+    cut = len(prefix)
+    if joined.isprintable() and "\\" not in joined and joined.count('"') == 2 * len(members) - 2:
+        return '["' + joined[cut:].replace('","' + prefix, '","') + '"]'
+    return "[" + ",".join([quoted(member[cut:]) for member in members]) + "]"
 
 
 def _kind_of(name: str, held: Any, said: object) -> Kind:

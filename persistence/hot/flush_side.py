@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from redis.commands.core import AsyncScript
+
 from persistence.hot.client import HotClient, pack
 from persistence.hot.copies import pairs
 from persistence.hot.head import unpack_head
+from persistence.hot.pipe import Command, is_script_missing, raise_first_error, send_commands
 from persistence.hot.shapes import PendingTotals, Settlement, SettleOutcome, Snapshot
 from persistence.progress_key import ProgressKey
 
@@ -33,14 +36,7 @@ class FlushSide(HotClient):
     async def list_pending_sizes(self, claimed: Sequence[ProgressKey]) -> list[tuple[int, int]]:
         """How much each progress has pending: (entries, bytes); (0, 0) without a hot copy."""
 
-        async def ask() -> list[bytes | None]:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for key in claimed:
-                    pipeline.hget(self._keys.progress(key), "head")
-                answered: list[bytes | None] = await pipeline.execute()
-                return answered
-
-        found = await self._call("list_pending_sizes", ask) if claimed else []
+        found = await self._send("list_pending_sizes", [("HGET", self._keys.progress(key), "head") for key in claimed])
         sizes = []
         for packed in found:
             if packed is None:
@@ -53,18 +49,14 @@ class FlushSide(HotClient):
     async def snapshot(self, claimed: Sequence[ProgressKey]) -> list[Snapshot]:
         """Read progress, each whole at its own instant; those without a hot copy are left out."""
 
-        async def read() -> list[list[Any]]:
-            script = self._scripts["snapshot"]
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for key in claimed:
-                    _, progress, pending, _, _ = self._keys.of_group(key)
-                    await script(keys=[progress, pending], client=pipeline)
-                answered: list[list[Any]] = await pipeline.execute()
-                return answered
-
-        replies = await self._call("snapshot", read) if claimed else []
+        commands: list[Command] = []
+        for key in claimed:
+            _, progress, pending, _, _ = self._keys.of_group(key)
+            # Not a script: the way of a whole hash through Lua and back would cost Redis twice as much as the rest.
+            commands += (("MULTI",), ("HGETALL", progress), ("LRANGE", pending, 0, -1), ("EXEC",))
+        replies = await self._send("snapshot", commands)
         snapshots = []
-        for key, (flat, entries) in zip(claimed, replies, strict=True):
+        for key, (flat, entries) in zip(claimed, replies[3::4], strict=True):
             if flat:
                 snapshots.append(Snapshot(key, pairs(flat), entries))
         return snapshots
@@ -72,33 +64,32 @@ class FlushSide(HotClient):
     async def settle(self, written: Sequence[Settlement]) -> list[SettleOutcome]:
         """Tell Redis what Postgres has now; an outcome for each, in order."""
 
-        async def tell() -> list[list[Any]]:
-            script = self._scripts["settle"]
-            async with self._client.pipeline(transaction=False) as pipeline:
-                for s in written:
-                    session, progress, pending, dirty, _ = self._keys.of_group(s.key)
-                    saved: list[str | int] = []
-                    for device, seq in s.saved.items():
-                        saved += (device, seq)
-                    await script(
-                        keys=[progress, pending, dirty, session, self._quarantined(s.key)],
-                        args=[
-                            s.key.member,
-                            s.key.experience,
-                            s.version,
-                            s.entry_id,
-                            self._rules.flush_interval_ms,
-                            self._rules.progress_idle_s,
-                            pack(saved),
-                            pack(s.voids),
-                        ],
-                        client=pipeline,
-                    )
-                answered: list[list[Any]] = await pipeline.execute()
-                return answered
-
-        replies = await self._call("settle", tell) if written else []
+        script = self._scripts["settle"]
+        rules = (self._rules.flush_interval_ms, self._rules.progress_idle_s)
+        commands: list[Command] = []
+        for s in written:
+            session, progress, pending, dirty, _ = self._keys.of_group(s.key)
+            saved: list[str | int] = []
+            for device, seq in s.saved.items():
+                saved += (device, seq)
+            keys = (progress, pending, dirty, session, self._quarantined(s.key))
+            args = (s.key.member, s.key.experience, s.version, s.entry_id, *rules, pack(saved), pack(s.voids))
+            commands.append(("EVALSHA", script.sha, len(keys), *keys, *args))
+        replies = await self._send("settle", commands, script)
         return [SettleOutcome(r[0] == 1, r[1] if r[0] == 1 else 0, r[2].decode() if r[0] == 1 else "") for r in replies]
+
+    async def _send(self, operation: str, commands: Sequence[Command], script: AsyncScript | None = None) -> list[Any]:
+        """The replies to many commands, all or nothing; those that run `script` may be sent twice."""
+
+        async def send() -> list[Any]:
+            replies = await send_commands(self._client.connection_pool, commands)
+            if script is not None and any(is_script_missing(reply) for reply in replies):
+                await self._client.script_load(script.script)
+                replies = await send_commands(self._client.connection_pool, commands)
+            raise_first_error(replies)
+            return replies
+
+        return await self._call(operation, send) if commands else []
 
     async def discard_if_diverged(self, key: ProgressKey, version: int, last_entry: str) -> tuple[bool, int]:
         """(thrown away, pending entries that went with it): only with proof, see the script."""

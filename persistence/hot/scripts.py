@@ -24,7 +24,6 @@ NAMES = (
     "install",
     "install_device",
     "claim_due",
-    "snapshot",
     "settle",
     "discard_if_diverged",
     "discard_if_base",

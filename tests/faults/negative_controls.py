@@ -256,7 +256,7 @@ CONTROLS: tuple[Control, ...] = (
         "snapshot of a part of pending",
         "whole_backlog",
         "lost",
-        ("persistence/hot/lua/snapshot.lua", "'LRANGE', pending, 0, -1", "'LRANGE', pending, 0, 3"),
+        ("persistence/hot/flush_side.py", '("LRANGE", pending, 0, -1)', '("LRANGE", pending, 0, 3)'),
     ),
 )
 
