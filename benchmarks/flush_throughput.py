@@ -136,7 +136,8 @@ class Bench:
         return HotUpdate(p.seq, self.ids.next(), body, ops)
 
     def _group(self, p: Player, updates: list[HotUpdate]) -> UpdateGroup:
-        return UpdateGroup(p.key, p.session_id, p.connection, p.copy, DEVICE, updates[0].seq - 1, updates)
+        header = self.hot.make_header(p.key, p.session_id, p.connection, p.copy, DEVICE)
+        return UpdateGroup(header, updates[0].seq - 1, updates)
 
     async def _open(self, p: Player) -> None:
         started_ms = await self.hot.time_ms()

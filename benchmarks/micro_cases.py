@@ -136,7 +136,7 @@ class Bench:
         connection.device = DEVICE
         connection.session_id = session_id
         connection.number = opened.connection
-        connection.copy = opened.progress.copy
+        connection.hold(opened.progress.copy)
         connection.phase = Phase.PLAYING
         self.node.register(connection)
         self.sockets.append(socket)
@@ -233,11 +233,9 @@ class Bench:
     async def answer(self, clock: Clock) -> int:
         """From a verdict to the bytes of an ack."""
         pairs = [
-            (c, _group(c, []), GroupVerdict(Outcome.OK, c.told, 12_345, c.told - 20, 12_300, 1, 0, []))
+            (c, _group(c, [None]), GroupVerdict(Outcome.OK, c.told, 12_345, c.told - 20, 12_300, 1, 0))
             for c in self.connections
         ]
-        for _, group, _ in pairs:
-            group.updates = cast(Any, [None])
         with clock:
             for connection, group, verdict in pairs:
                 take_verdict(connection, group, verdict)
@@ -349,13 +347,4 @@ def _update(seq: int) -> dict[str, Any]:
 
 
 def _group(connection: Connection, updates: list[Any]) -> UpdateGroup:
-    return UpdateGroup(
-        connection.key,
-        connection.session_id,
-        connection.number,
-        connection.copy,
-        connection.device,
-        connection.told,
-        updates,
-        False,
-    )
+    return UpdateGroup(connection.header, connection.told, updates)

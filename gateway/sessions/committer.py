@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.rules import OUTAGE_DEADLINE_S
 from persistence.errors import StoreFull, StoreUnavailable
-from persistence.hot.shapes import GroupVerdict, HotUpdate, UpdateGroup
+from persistence.hot.shapes import GroupVerdict, UpdateGroup
 from persistence.hot.store import HotStore
 
 UPDATES_MAX = 128
@@ -33,11 +32,8 @@ SHARE_MAX = 32
 """Updates of one connection in one call while others wait: a long journal must not hold up a single step."""
 
 _BACKOFF_S = (0.05, 1.0)
-
-
-class Taken(NamedTuple):
-    connection: Connection
-    group: UpdateGroup
+_PLAYING = Phase.PLAYING
+_new_group = tuple.__new__
 
 
 class Committer:
@@ -89,30 +85,34 @@ class Committer:
                 self._wake = loop.create_future()
                 await self._wake
                 self._wake = None
-            taken = self._take()
-            if taken:
-                await self._commit(taken)
+            connections, groups = self._take()
+            if groups:
+                await self._commit(connections, groups)
 
-    def _take(self) -> list[Taken]:
+    def _take(self) -> tuple[list[Connection], list[UpdateGroup]]:
         """The next call: connections in the order they came, each with what fits."""
         ready = self._ready
-        taken: list[Taken] = []
+        connections: list[Connection] = []
+        groups: list[UpdateGroup] = []
         updates_left, ops_left, bytes_left = UPDATES_MAX, OPS_MAX, BYTES_MAX
         share = UPDATES_MAX if len(ready) == 1 else SHARE_MAX
         for _ in range(min(len(ready), GROUPS_MAX)):
             if updates_left <= 0:
                 break
             connection = ready.popleft()
-            if connection.phase is not Phase.PLAYING:
+            if connection.phase is not _PLAYING:
                 connection.is_ready = False
                 continue
             queue = connection.queue
             count = 0
-            for update in queue[: min(share, updates_left)]:
+            count_max = min(share, updates_left)
+            for update in queue:
+                if count == count_max:
+                    break
                 ops = len(update.ops)
                 # An operation repeats what the body holds; an update too big for any call goes alone.
                 size = 2 * len(update.body)
-                if (ops > ops_left or size > bytes_left) and (count or taken):
+                if (ops > ops_left or size > bytes_left) and (count or groups):
                     break
                 ops_left -= ops
                 bytes_left -= size
@@ -121,87 +121,78 @@ class Committer:
                 ready.appendleft(connection)
                 break
             updates_left -= count
-            taken.append(Taken(connection, _group(connection, count)))
-            if connection.queue:
-                ready.append(connection)
+            durable = connection.is_durable
+            if count == len(queue):
+                updates = queue
+                connection.queue = []
+                connection.queue_bytes = 0
+                connection.is_durable = connection.is_ready = False
             else:
-                connection.is_ready = False
-        return taken
+                updates = queue[:count]
+                del queue[:count]
+                connection.queue_bytes -= sum([len(update.body) for update in updates])
+                ready.append(connection)
+            connection.in_flight = count
+            connection.looked_at = connection.heard_at
+            connections.append(connection)
+            groups.append(_new_group(UpdateGroup, (connection.header, connection.told, updates, durable)))
+        return connections, groups
 
-    async def _commit(self, taken: list[Taken]) -> None:
+    async def _commit(self, connections: list[Connection], groups: list[UpdateGroup]) -> None:
         backoff_s, backoff_max_s = _BACKOFF_S
-        while taken:
+        while groups:
             try:
                 self.calls += 1
-                verdicts = await self._hot.apply_updates([one.group for one in taken])
+                verdicts = await self._hot.apply_updates(groups)
             except StoreUnavailable:
-                taken = await self._outlast(taken, backoff_s)
+                connections, groups = await self._outlast(connections, groups, backoff_s)
                 backoff_s = min(backoff_s * 2, backoff_max_s)
                 continue
             except StoreFull:
                 self.failing_since = None
-                for connection, group in taken:
+                for connection, group in zip(connections, groups, strict=True):
                     connection.in_flight = 0
                     self._guard(connection, self._on_full, connection, group)
                 return
             except Exception as error:
-                await self._isolate(taken, error)
+                await self._isolate(connections, groups, error)
                 return
             self.failing_since = None
-            for (connection, group), verdict in zip(taken, verdicts, strict=True):
+            on_verdict = self._on_verdict
+            for connection, group, verdict in zip(connections, groups, verdicts, strict=True):
                 connection.in_flight = 0
-                self._guard(connection, self._on_verdict, connection, group, verdict)
+                try:
+                    on_verdict(connection, group, verdict)
+                except Exception as error:
+                    self._on_fault(connection, error)
             return
 
-    async def _outlast(self, taken: list[Taken], backoff_s: float) -> list[Taken]:
+    async def _outlast(
+        self, connections: list[Connection], groups: list[UpdateGroup], backoff_s: float
+    ) -> tuple[list[Connection], list[UpdateGroup]]:
         """Wait a little before the same call is made again; returns those whose connection is still there."""
         now = self._clock()
         if self.failing_since is None:
             self.failing_since = now
         if now - self.failing_since > OUTAGE_DEADLINE_S or self._is_stopping:
-            for connection, _ in taken:
+            for connection in connections:
                 self._guard(connection, self._on_outage, connection)
-            return []
+            return [], []
         await asyncio.sleep(backoff_s)
-        return [one for one in taken if one.connection.is_open]
+        left = [pair for pair in zip(connections, groups, strict=True) if pair[0].is_open]
+        return [connection for connection, _ in left], [group for _, group in left]
 
-    async def _isolate(self, taken: list[Taken], error: BaseException) -> None:
+    async def _isolate(self, connections: list[Connection], groups: list[UpdateGroup], error: BaseException) -> None:
         """A fault of ours with one group must not cost the others anything: ask for each alone."""
-        if len(taken) == 1:
-            connection = taken[0].connection
-            connection.in_flight = 0
-            self._on_fault(connection, error)
+        if len(groups) == 1:
+            connections[0].in_flight = 0
+            self._on_fault(connections[0], error)
             return
-        for one in taken:
-            await self._commit([one])
+        for connection, group in zip(connections, groups, strict=True):
+            await self._commit([connection], [group])
 
     def _guard(self, connection: Connection, call: Callable[..., None], *args: object) -> None:
         try:
             call(*args)
         except Exception as error:
             self._on_fault(connection, error)
-
-
-def _group(connection: Connection, count: int) -> UpdateGroup:
-    """The first `count` updates of a connection's queue, out of it and into a group."""
-    updates: list[HotUpdate] = connection.queue[:count]
-    durable = connection.is_durable
-    if count == len(connection.queue):
-        connection.queue = []
-        connection.queue_bytes = 0
-        connection.is_durable = False
-    else:
-        del connection.queue[:count]
-        connection.queue_bytes -= sum(len(update.body) for update in updates)
-    connection.in_flight = count
-    connection.looked_at = connection.heard_at
-    return UpdateGroup(
-        connection.key,
-        connection.session_id,
-        connection.number,
-        connection.copy,
-        connection.device,
-        connection.told,
-        updates,
-        durable,
-    )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from gateway.sessions.faults import retry_after_ms
 from gateway.sessions.rules import BAD_FRAMES_MAX, BAD_FRAMES_PERIOD_S, FRAMES_PER_S_MAX, QUEUE_BYTES_MAX
 from gateway.sessions.token_bucket import TokenBucket
-from persistence.hot.shapes import HotUpdate
+from persistence.hot.shapes import GroupHeader, HotUpdate
 from persistence.progress_key import ProgressKey
 from protocol import frames
 from protocol.closes import CloseCode
@@ -64,6 +64,7 @@ class Phase(IntEnum):
 
 
 NO_KEY = ProgressKey("", "")
+NO_HEADER = GroupHeader(b"")
 _NO_PINGS: list[int] = []
 
 
@@ -85,6 +86,7 @@ class Connection:
         "expected",
         "frames",
         "frames_since",
+        "header",
         "heard_at",
         "hello_due",
         "in_flight",
@@ -137,6 +139,7 @@ class Connection:
 
         # The stream, as far as this connection knows it.
         self.copy = ""
+        self.header = NO_HEADER  # what the store knows it by: copy and connection number, packed
         self.told = 0  # the highest seq it was told is accepted
         self.saved_told = 0
         self.expected = 1  # the next seq that may enter the queue
@@ -230,6 +233,11 @@ class Connection:
         """The socket layer ended it for a reason of its own."""
         self.phase = Phase.ENDED
         self.node.tally.closes[code] += 1
+
+    def hold(self, copy: str) -> None:
+        """From here on its updates are for this copy, under the number that it has."""
+        self.copy = copy
+        self.header = self.node.hot.make_header(self.key, self.session_id, self.number, copy, self.device)
 
     # ── for everybody ───────────────────────────────────────────────────────────────────────────────────────────────
 

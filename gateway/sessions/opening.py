@@ -322,7 +322,7 @@ class _Opening:
         now, now_ms = node.clock(), node.now_ms()
         connection.key = self.key
         connection.device = device
-        connection.copy = progress.copy
+        connection.hold(progress.copy)
         connection.told = accepted = progress.accepted[device]
         connection.saved_told = saved = progress.saved.get(device, 0)
         connection.expected = accepted + 1

@@ -117,7 +117,7 @@ def _resync(connection: Connection, reason: ResyncReason, progress: HotProgress)
         # We told it that more is saved than anybody has now. Its hello will say so, and its stream be reset.
         log.error("saved_was_lost", progress=connection.key.member, accepted=accepted, told=connection.saved_told)
         raise Goodbye(CloseCode.SESSION_ENDED)
-    connection.copy = progress.copy
+    connection.hold(progress.copy)
     connection.told = accepted
     connection.saved_told = saved = max(connection.saved_told, progress.saved.get(device, 0))
     connection.drop_queue()

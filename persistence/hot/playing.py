@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgpack
 import redis.asyncio as redis_asyncio
 
-from persistence.hot.client import HotClient, HotRules, pack
+from persistence.hot import scripts
+from persistence.hot.client import CALL_TIMEOUT_S, HotClient, HotRules, pack
+from persistence.hot.commit_line import CommitLine
 from persistence.hot.flat_ops import FieldList
 from persistence.hot.keys import HotKeys
-from persistence.hot.shapes import GroupVerdict, Outcome, UpdateGroup
+from persistence.hot.shapes import GroupHeader, GroupVerdict, HotUpdate, Outcome, UpdateGroup
+from persistence.progress_key import ProgressKey
 from protocol.limits import COUNTER_MAX, COUNTER_SCALE, STATE_BYTES_MAX, STATE_FIELDS_MAX
 
 ACTIVITY_MS = 5_000
@@ -27,14 +31,21 @@ PENDING_DUE_UPDATES = 1_000
 """A progress with this many pending entries is flushed at once, whatever the interval."""
 
 # As apply_updates.lua has them.
-_HEADER_ITEMS = 9
 _TAKEN_WHOLE = -1
+_HEADER_ITEMS = 11
+_STATIC_ITEMS = 6
+
 _OUTCOMES = tuple(Outcome)
+_NO_VOIDS: tuple[()] = ()
+_new_verdict = tuple.__new__
+_pack_array_header = msgpack.Packer(autoreset=True).pack_array_header
 
 
 class Playing(HotClient):
     def __init__(self, client: redis_asyncio.Redis, keys: HotKeys, rules: HotRules) -> None:
         super().__init__(client, keys, rules)
+        source = scripts.source("apply_updates")
+        self._commits = CommitLine(client.connection_pool, "apply_updates", source, CALL_TIMEOUT_S)
         self._apply_options: bytes = pack(
             (
                 rules.flush_interval_ms,
@@ -49,6 +60,21 @@ class Playing(HotClient):
             )
         )
 
+    async def close(self) -> None:
+        await self._commits.close()
+        await super().close()
+
+    def make_header(self, key: ProgressKey, session_id: str, connection: int, copy: str, device: str) -> GroupHeader:
+        """
+        What all groups of a connection begin with, ready to be sent. It changes with the copy and the connection
+        number.
+        """
+        _, progress, pending, _, _ = self._keys.of_group(key)
+        packed: bytes = pack(
+            (progress, pending, f"{copy} {session_id}", connection, f"accepted:{device}", f"saved:{device}")
+        )
+        return GroupHeader(packed[1:])  # without the array's own byte
+
     async def apply_updates(self, groups: Sequence[UpdateGroup]) -> list[GroupVerdict]:
         """
         Take updates, all groups in one call; a verdict for each, in order.
@@ -58,41 +84,37 @@ class Playing(HotClient):
         """
         if not groups:
             return []
-        packed: list[Any] = []
-        for group in groups:
-            _, progress, pending, _, _ = self._keys.of_group(group.key)
-            fields = FieldList()
-            updates: list[Any] = []
-            for u in group.updates:
-                if u.void is None:
-                    items = fields.refer(u.ops)
-                    updates += (u.seq, u.entry_id, u.body, len(items), *items)
-                else:
-                    updates += (u.seq, u.entry_id, u.body, -1, *u.void)
-            packed += (
-                _HEADER_ITEMS + 2 + len(fields.names) + len(updates),
-                progress,
-                pending,
-                f"{group.copy} {group.session_id}",
-                group.connection,
-                group.told,
-                group.durable,
-                len(group.updates),
-                2 + len(fields.names),
-                f"accepted:{group.device}",
-                f"saved:{group.device}",
-                *fields.names,
-                *updates,
-            )
-        numbers, notes = await self._run("apply_updates", [packed[1]], [self._apply_options, pack(packed)])
+        items = 0
+        parts: list[bytes] = []
+        for header, told, updates, durable in groups:
+            names, listed = _list_items(updates)
+            count = _HEADER_ITEMS - _STATIC_ITEMS + len(names) + len(listed)
+            items += _STATIC_ITEMS + count
+            packed = pack((_STATIC_ITEMS + count, told, durable, len(updates), len(names), *names, *listed))
+            parts += (header, packed[1 if count < 16 else 3 if count < 65_536 else 5 :])
+        args = b"".join((_pack_array_header(items), *parts))
+        slot = groups[0].header
+        numbers, notes = await self._commits.call(slot[2 : 2 + slot[1]], self._apply_options, args)
         verdicts = []
         at = note = 0
-        for group in groups:
+        for _, _, updates, _ in groups:
             if numbers[at] == _TAKEN_WHOLE:
-                _, version, saved, saved_version = numbers[at : at + 4]
+                verdicts.append(
+                    _new_verdict(
+                        GroupVerdict,
+                        (
+                            Outcome.OK,
+                            updates[-1][0],
+                            numbers[at + 1],
+                            numbers[at + 2],
+                            numbers[at + 3],
+                            len(updates),
+                            0,
+                            _NO_VOIDS,
+                        ),
+                    )
+                )
                 at += 4
-                accepted, taken = group.updates[-1].seq, len(group.updates)
-                verdicts.append(GroupVerdict(Outcome.OK, accepted, version, saved, saved_version, taken, 0, []))
                 continue
             outcome, accepted, version, saved, saved_version, taken, repeated, void_count = numbers[at : at + 8]
             at += 8
@@ -104,3 +126,16 @@ class Playing(HotClient):
                 GroupVerdict(_OUTCOMES[outcome], accepted, version, saved, saved_version, taken, repeated, voids)
             )
         return verdicts
+
+
+def _list_items(updates: Sequence[HotUpdate]) -> tuple[list[str], list[Any]]:
+    """The fields that these updates touch, and the updates as the script takes them."""
+    fields = FieldList()
+    items: list[Any] = []
+    for seq, entry_id, body, ops, void in updates:
+        if void is None:
+            referred = fields.refer(ops)
+            items += (seq, entry_id, body, len(referred), *referred)
+        else:
+            items += (seq, entry_id, body, -1, *void)
+    return fields.names, items

@@ -6,9 +6,10 @@ Every script outcome is a word here, so that the one place that turns outcomes i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple, NewType
 
 from persistence.hot.head import Head, find_head
 from persistence.progress_key import ProgressKey
@@ -17,8 +18,7 @@ VoidNote = tuple[int, int, str]
 """A void update: (seq, error code, message)."""
 
 
-@dataclass(slots=True)
-class HotUpdate:
+class HotUpdate(NamedTuple):
     """
     One update on its way into the hot store.
 
@@ -29,26 +29,23 @@ class HotUpdate:
     seq: int
     entry_id: str
     body: bytes
-    ops: list[tuple[Any, ...]]
+    ops: Sequence[tuple[Any, ...]]
     void: tuple[int, str] | None = None
 
 
-@dataclass(slots=True)
-class UpdateGroup:
+GroupHeader = NewType("GroupHeader", bytes)
+"""Whose updates they are, packed once for a connection: `HotStore.make_header`."""
+
+
+class UpdateGroup(NamedTuple):
     """
     Updates of one connection, in order; none at all is a heartbeat (the same comparisons, nothing written but
-    activity).
-
-    `copy` is the copy name this connection was welcomed with; `told` the highest seq it was told is accepted.
+    activity). `told` is the highest seq that the connection was told is accepted.
     """
 
-    key: ProgressKey
-    session_id: str
-    connection: int
-    copy: str
-    device: str
+    header: GroupHeader
     told: int
-    updates: list[HotUpdate]
+    updates: Sequence[HotUpdate]
     durable: bool = False
 
 
@@ -70,8 +67,7 @@ class Outcome(IntEnum):
     ERASED = 12  # the token is from before the player was erased: close 4204
 
 
-@dataclass(slots=True)
-class GroupVerdict:
+class GroupVerdict(NamedTuple):
     """
     The answer to one group. `accepted` and `saved` are of this stream, `version` is the progress's newest entry,
     `saved_version` its newest entry that Postgres has. `voids` lists those among the group's updates that are void
@@ -85,7 +81,7 @@ class GroupVerdict:
     saved_version: int
     taken: int  # how many updates became entries (effective and void)
     repeated: int
-    voids: list[VoidNote] = field(default_factory=list)
+    voids: Sequence[VoidNote] = ()
 
 
 @dataclass(slots=True)

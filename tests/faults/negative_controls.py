@@ -226,7 +226,7 @@ CONTROLS: tuple[Control, ...] = (
             "                self.calls += 1\n",
             "                self.calls += 1\n"
             "                from protocol import frames\n"
-            "                for c, g in taken:\n"
+            "                for c, g in zip(connections, groups):\n"
             "                    if g.updates:\n"
             "                        c.wire.send(c.codec.encode(frames.ack(g.updates[-1].seq, 1, 0, ())))\n",
         ),

@@ -594,7 +594,7 @@ async def test_a_group_the_store_cannot_take_costs_only_its_own_connection(
     apply_updates = rig.hot.apply_updates
 
     async def poisoned(groups: Any) -> Any:
-        if any(group.device == "poison" and group.updates for group in groups):
+        if any(b"poison" in group.header and group.updates for group in groups):
             raise ValueError("poison")
         return await apply_updates(groups)
 

@@ -118,9 +118,8 @@ class StorePlayer:
         return HotUpdate(seq, ENTRY_IDS.next(), body, list(compiled.ops))
 
     def group(self, *updates: HotUpdate, durable: bool = False) -> UpdateGroup:
-        return UpdateGroup(
-            self.key, self.session_id, self.connection, self.copy, self.device, self.told, list(updates), durable
-        )
+        header = self.hot.make_header(self.key, self.session_id, self.connection, self.copy, self.device)
+        return UpdateGroup(header, self.told, list(updates), durable)
 
     async def send(self, *updates: HotUpdate, durable: bool = False) -> GroupVerdict:
         verdict = (await self.hot.apply_updates([self.group(*updates, durable=durable)]))[0]

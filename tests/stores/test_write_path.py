@@ -236,7 +236,7 @@ async def test_poison_event_goes_to_dead_letters_and_the_rest_is_written(stores:
     await player.hello()
     await other.hello()
     poisoned = player.make(WAYPOINT)
-    poisoned.body = poisoned.body.replace(b"waypoint_visited", b"waypoint_visit\x00d")
+    poisoned = poisoned._replace(body=poisoned.body.replace(b"waypoint_visited", b"waypoint_visit\x00d"))
     await player.send(poisoned)
     await other.send(other.make(WAYPOINT))
     await stores.flush()

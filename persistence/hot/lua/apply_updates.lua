@@ -14,10 +14,10 @@ KEYS
 ARGV
   options   msgpack array: flush_interval_ms, expiry_ms, activity_ms, pending_updates_max, pending_bytes_max,
             pending_due_updates, state_fields_max, state_bytes_max, counter_max
-  args      msgpack array, flat, for each group: how many items it has, progress, pending, holder, connection, told,
-            durable, updates, fields; the names of so many fields: accepted and saved of the device, then what the
-            operations touch; then for each update: seq, entry_id, body, how many items its operations have, and these
-            (parts/apply_ops.lua); a void one has -1, error code, message instead
+  args      msgpack array, flat, for each group: progress, pending, holder, connection, the fields accepted and saved of
+            the device; how many items the group has, told, durable, updates, fields; the names of so many fields that
+            the operations touch; then for each update: seq, entry_id, body, how many items its operations have, and
+            these (parts/apply_ops.lua); a void one has -1, error code, message instead
 RETURNS
   {numbers, voids}: for a group that was taken whole, without voids: -1, version, saved, base_version; for any other:
   outcome (persistence.hot.shapes.Outcome), accepted, version, saved, base_version, taken, repeated, voids; and flat:
@@ -37,7 +37,9 @@ local FULL, QUARANTINED, NO_DEVICE = 7, 8, 9
 local ENTRY_OVERHEAD_BYTES = 112
 -- Flushes that fall due within the same quarter second share a transaction.
 local DUE_STEP_MS = 250
-local HEADER_ITEMS = 9
+local HEADER_ITEMS = 11
+-- Before it come holder, head, accepted and saved.
+local FIRST_PLACE = 5
 
 -- include head
 -- include apply_ops
@@ -74,12 +76,16 @@ local function index_of(progress, what)
   return match(progress, '^{[^}]*}:') .. what
 end
 
+local function void_field(seq, accepted_field)
+  return 'void:' .. format('%d', seq) .. sub(accepted_field, 9)
+end
+
 local function apply_group(at)
-  local progress, pending, holder, connection = args[at + 1], args[at + 2], args[at + 3], args[at + 4]
-  local told, durable, update_count, field_count = args[at + 5], args[at + 6], args[at + 7], args[at + 8]
-  -- Places: holder, head, accepted, saved, and from the fifth on the state's.
-  local hot = call('HMGET', progress, 'holder', 'head', unpack(args, at + HEADER_ITEMS, at + HEADER_ITEMS - 1 + field_count))
-  local names_at = at + HEADER_ITEMS - 3
+  local progress, pending, holder, connection, accepted_field, saved_field = args[at], args[at + 1], args[at + 2], args[at + 3],
+    args[at + 4], args[at + 5]
+  local told, durable, update_count, field_count = args[at + 7], args[at + 8], args[at + 9], args[at + 10]
+  local hot = call('HMGET', progress, 'holder', 'head', accepted_field, saved_field,
+    unpack(args, at + HEADER_ITEMS, at + HEADER_ITEMS - 1 + field_count))
   local version, base_version, offset, base_offset, fields, bytes, held_by, active_ms = 0, 0
   if hot[2] then version, base_version, offset, base_offset, fields, bytes, held_by, active_ms = unpack_head(HEAD, hot[2]) end
 
@@ -108,14 +114,14 @@ local function apply_group(at)
   local first_version = version
   local n, removed = 0, nil
   if update_count > 0 then
-    begin_fields(progress, hot, names_at, 5, field_count + 2, fields, bytes)
+    begin_fields(progress, hot, at + HEADER_ITEMS - FIRST_PLACE, FIRST_PLACE, FIRST_PLACE - 1 + field_count, fields, bytes)
     local i = at + HEADER_ITEMS + field_count
     for _ = 1, update_count do
       local seq, entry_id, body, items = args[i], args[i + 1], args[i + 2], args[i + 3]
       i = i + 4
       if seq <= accepted then
         repeated = repeated + 1
-        local void = seq > saved and call('HGET', progress, 'void:' .. format('%d', seq) .. ':' .. sub(args[names_at + 3], 10))
+        local void = seq > saved and call('HGET', progress, void_field(seq, accepted_field))
         if void then
           void_count = void_count + 1
           note_void(seq, tonumber(sub(void, 1, 3)), sub(void, 5))
@@ -133,8 +139,7 @@ local function apply_group(at)
         local code, message
         if items < 0 then code, message = args[i], args[i + 1] else code, message = apply_ops(i, i + items) end
         if code ~= 0 then
-          writes[n + 1] = 'void:' .. format('%d', seq) .. ':' .. sub(args[names_at + 3], 10)
-          writes[n + 2] = code .. ' ' .. message
+          writes[n + 1], writes[n + 2] = void_field(seq, accepted_field), code .. ' ' .. message
           n = n + 2
           void_count = void_count + 1
           note_void(seq, code, message)
@@ -151,7 +156,7 @@ local function apply_group(at)
     fields, bytes = state_fields, state_bytes
   end
   if taken > 0 then
-    writes[n + 1], writes[n + 2] = args[names_at + 3], format('%d', accepted)
+    writes[n + 1], writes[n + 2] = accepted_field, format('%d', accepted)
     n = n + 2
     if first_version == base_version then
       writes[n + 1], writes[n + 2] = 'dirty_since', now
@@ -191,6 +196,6 @@ end
 local at, last = 1, #args
 while at <= last do
   apply_group(at)
-  at = at + args[at]
+  at = at + args[at + 6]
 end
 return {numbers, voids}

@@ -13,7 +13,7 @@ from gateway.sessions import committer as committer_module
 from gateway.sessions.committer import BYTES_MAX, SHARE_MAX, UPDATES_MAX, Committer
 from gateway.sessions.connection import Phase
 from persistence.errors import StoreFull, StoreUnavailable
-from persistence.hot.shapes import GroupVerdict, HotUpdate, Outcome, UpdateGroup
+from persistence.hot.shapes import GroupHeader, GroupVerdict, HotUpdate, Outcome, UpdateGroup
 from persistence.progress_key import ProgressKey
 
 
@@ -23,7 +23,7 @@ class Player:
     def __init__(self, name: str) -> None:
         self.key = ProgressKey(name, "x")
         self.phase = Phase.PLAYING
-        self.session_id, self.number, self.copy, self.device, self.told = "s", 1, "c", name, 0
+        self.header, self.told = GroupHeader(name.encode()), 0
         self.queue: list[HotUpdate] = []
         self.queue_bytes = self.in_flight = 0
         self.heard_at = self.looked_at = 0.0
@@ -104,7 +104,7 @@ async def test_what_waits_goes_together_and_in_order() -> None:
     rig.enqueue(a, b, a)
     await rig.settle()
     (call,) = rig.store.calls
-    assert [(g.device, [u.seq for u in g.updates]) for g in call] == [("a", [1, 2, 3]), ("b", [1, 2])]
+    assert [(g.header, [u.seq for u in g.updates]) for g in call] == [(b"a", [1, 2, 3]), (b"b", [1, 2])]
     assert a.verdicts[0].accepted == 3 and a.in_flight == 0 and not a.is_ready and a.queue_bytes == 0
 
 
@@ -132,7 +132,7 @@ async def test_a_long_journal_does_not_hold_up_a_single_step() -> None:
     await rig.settle()
     assert [len(g.updates) for g in rig.store.calls[0]] == [SHARE_MAX, 1]
     assert all(sum(len(g.updates) for g in call) <= UPDATES_MAX for call in rig.store.calls)
-    seqs = [u.seq for call in rig.store.calls for g in call if g.device == "long" for u in g.updates]
+    seqs = [u.seq for call in rig.store.calls for g in call if g.header == b"long" for u in g.updates]
     assert seqs == list(range(1, 501))
     assert len(rig.store.calls) <= 6, "alone, it gets whole calls"
 
@@ -195,7 +195,7 @@ async def test_those_who_left_are_not_asked_for_again() -> None:
     rig.enqueue(gone, there)
     running = asyncio.create_task(rig.committer.run())
     await rig.until(lambda: bool(there.verdicts))
-    assert [group.device for group in rig.store.calls[1]] == ["there"]
+    assert [group.header for group in rig.store.calls[1]] == [b"there"]
     running.cancel()
 
 
@@ -205,7 +205,7 @@ async def test_a_full_store_and_a_poisoned_group_are_told_apart() -> None:
     fine.add(1)
 
     def refuse(groups: Any) -> Exception | None:
-        return TypeError("poison") if any(g.device == "poison" for g in groups) else None
+        return TypeError("poison") if any(g.header == b"poison" for g in groups) else None
 
     rig.store.answers = [refuse] * 3
     rig.enqueue(poison, fine)
