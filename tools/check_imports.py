@@ -39,6 +39,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "persistence.dead_letters": _PERSISTENCE,
     "persistence.retention": _PERSISTENCE,
     "persistence.export": _PERSISTENCE,
+    "persistence.remains": _PERSISTENCE,
     "persistence.fill": _PERSISTENCE,
     "persistence.analytics": ("persistence", "persistence.cold", "protocol"),
     "gateway.telemetry": _PERSISTENCE,
@@ -53,7 +54,7 @@ LAYERS["gateway.liveops"] = ("persistence.analytics", *LAYERS["gateway.sockets"]
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),
     *("persistence.flusher", "persistence.embedded", "persistence.erase", "persistence.dead_letters"),
-    *("persistence.retention", "persistence.export"),
+    *("persistence.retention", "persistence.export", "persistence.remains"),
     *("persistence.fill", "persistence.analytics"),
 )
 # Simulated players stand beside everything: a load test that leaned on the gateway's code would share its mistakes.

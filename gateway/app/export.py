@@ -2,7 +2,7 @@
 Write everything that is known about a player into one JSON file: what a player may ask you for.
 
 The stores are those of the settings, else those of the `dev` that runs on the data folder. Without --output it goes to
-stdout. The exit code is 1 when nothing is known of the player.
+stdout. The format is described in docs/privacy.md. The exit code is 1 when nothing is known of the player.
 """
 
 from __future__ import annotations

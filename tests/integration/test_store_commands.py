@@ -37,7 +37,7 @@ async def test_erase_asks_first_and_then_leaves_nothing(stores: Stores) -> None:
 
     erased = wayhold(stores, "erase", player.key.user_id, "--yes", "--json")
     assert erased.returncode == 0, erased.stderr
-    assert json.loads(erased.stdout) == {"was_known": True, "progress": 1, "keys": 2}
+    assert json.loads(erased.stdout) == {"was_known": True, "progress": 1, "keys": 2, "tidied": []}
     assert await stores.fetch("SELECT 1 FROM users") == []
     assert await stores.hot.find_session(player.key.user_id) is None
 
