@@ -109,8 +109,8 @@ class Node:
 
     def note_read(self, is_hot: bool) -> None:
         """A progress was looked for in Redis."""
-        self.tally.hot_lookups += 1
-        self.tally.hot_hits += is_hot
+        self.tally.hot_lookups["read"] += 1
+        self.tally.hot_hits["read"] += is_hot
 
     def now_ms(self) -> int:
         """The wall clock: what happened when. Never what is due when."""

@@ -119,8 +119,8 @@ class _Opening:
                     opened = await node.hot.open_session(request)
                     outcome = opened.outcome
                     if attempt == 0:
-                        node.tally.hot_lookups += 1
-                        node.tally.hot_hits += outcome is not Outcome.MISSING
+                        node.tally.hot_lookups["hello"] += 1
+                        node.tally.hot_hits["hello"] += outcome is not Outcome.MISSING
             if session is not None and session.experience != self.key.experience:
                 if outcome is Outcome.MISSING:
                     await self._hydrate_elsewhere(session)

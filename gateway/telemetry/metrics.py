@@ -57,8 +57,8 @@ class Tally:
     resumes: int = 0
     stream_resets: int = 0
     discards: int = 0
-    hot_lookups: int = 0
-    hot_hits: int = 0
+    hot_lookups: Counter[str] = field(default_factory=Counter)
+    hot_hits: Counter[str] = field(default_factory=Counter)
     errors: Counter[int] = field(default_factory=Counter)
     closes: Counter[int] = field(default_factory=Counter)
     unknown_content: Counter[str] = field(default_factory=Counter)
@@ -121,9 +121,19 @@ METRICS: tuple[Metric, ...] = (
         "Events removed for their age (months that went whole are not counted).",
     ),
     Metric(
-        "wayhold_hot_lookups_total", "counter", "hot_lookups", "Progress looked for in Redis, at a hello or to be read."
+        "wayhold_hot_lookups_total",
+        "counter",
+        "hot_lookups",
+        "Progress looked for in Redis, for a hello or to be read.",
+        label="by",
     ),
-    Metric("wayhold_hot_hits_total", "counter", "hot_hits", "Progress found in Redis, at a hello or to be read."),
+    Metric(
+        "wayhold_hot_hits_total",
+        "counter",
+        "hot_hits",
+        "Progress found in Redis, for a hello or to be read.",
+        label="by",
+    ),
     Metric(
         "player_progress_write_latency_seconds",
         "histogram",

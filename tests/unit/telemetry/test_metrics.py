@@ -62,7 +62,9 @@ def test_what_was_counted_is_published_once() -> None:
 
 
 def test_the_hit_rate_is_computed_from_its_counters() -> None:
-    tally = Tally(hot_lookups=4, hot_hits=3)
+    tally = Tally()
+    tally.hot_lookups.update(hello=3, read=1)
+    tally.hot_hits.update(hello=2, read=1)
     publisher = Publisher(tally)
     publisher.publish()
     assert values(publisher.render())["player_progress_cache_hit_rate"] == 0.75
