@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         print("benchmarks need Linux: no other system tells the CPU time of other processes well", file=sys.stderr)
         return EXIT_UNFIT
     raise_file_limit()
-    plan = Plan(Cores.choose(args.pin), args.minutes, args.quick)
+    plan = Plan(Cores.choose(args.pin), args.minutes, args.quick, args.against.resolve() if args.against else None)
     result: dict[str, Any] = {
         "format": FORMAT,
         "began_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -94,6 +94,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep everything that was measured")
     parser.add_argument("--quick", action="store_true", help="everything once and tiny: shows that it works")
     parser.add_argument("--no-pin", dest="pin", action="store_false", help="let the system choose the cores")
+    parser.add_argument(
+        "--against",
+        type=Path,
+        metavar="FOLDER",
+        help="saturation: measure another tree of Wayhold (a clone at another commit) in turns with this one",
+    )
     args = parser.parse_args(argv)
     unknown = [name for name in args.names if name not in PARTS]
     if unknown:
@@ -141,6 +147,9 @@ def show_table(result: dict[str, Any]) -> str:
         lines.append(f"{what:<{widths[0]}}  {bar:<{widths[1]}}  {measured:>{widths[2]}}  {verdict}".rstrip())
     lines.insert(1, "─" * (sum(widths) + 18))
     busy = ", ".join(f"{name} {part['others_cores']:g}" for name, part in result["parts"].items())
+    shares = {name: share for name, share in list_figures(result).items() if name.startswith("against_")}
+    for name, share in shares.items():
+        lines.append(f"this tree ÷ the other, {name.removeprefix('against_').removesuffix('_share')} CPU: {share:g}")
     lines += ["", f"cores that somebody else kept busy meanwhile: {busy or '-'}"]
     if result["is_quick"]:
         lines.append("--quick: these figures show that it works, and nothing else")

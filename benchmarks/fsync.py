@@ -5,6 +5,7 @@ same servers.
 
 from __future__ import annotations
 
+from statistics import median
 from typing import Any
 
 from benchmarks.installation import run_installation
@@ -33,11 +34,14 @@ async def run(plan: Plan) -> dict[str, Any]:
                 plan.say(f"appendfsync {policy}: {windows[policy][-1]['rate_per_s']:,.0f}/s")
         facts = await wayhold.describe()
     rates = {policy: middle(windows[policy], "rate_per_s") for policy in POLICIES}
+    # Of neighbours: what else goes on on the machine changes from window to window.
+    pairs = zip(windows["always"], windows["everysec"], strict=True)
+    shares = [always["rate_per_s"] / everysec["rate_per_s"] for always, everysec in pairs]
     return {
         "figures": {
             "everysec_rate_per_s": rates["everysec"],
             "always_rate_per_s": rates["always"],
-            "always_share_percent": round(100 * rates["always"] / rates["everysec"], 1),
+            "always_share_percent": round(100 * median(shares), 1),
             "always_p99_ms": middle(windows["always"], "loop", "latency", "p99"),
         },
         "players": players,

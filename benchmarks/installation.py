@@ -167,11 +167,15 @@ class Installation:
 
 @asynccontextmanager
 async def run_installation(
-    cores: Cores | None = None, *, settings: Mapping[str, Any] | None = None, kept_in: Path | None = None
+    cores: Cores | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    kept_in: Path | None = None,
+    root: Path = ROOT,
 ) -> AsyncIterator[Installation]:
     """
     Start everything, and end it with the context. `settings` replace production's defaults and `DIFFERENT`.
-    `kept_in`: a data folder that stays, instead of one that goes with the context.
+    `kept_in`: a data folder that stays, instead of one that goes with the context. `root`: the tree that runs.
 
     Raises:
         InstallationFailed: it did not start.
@@ -190,7 +194,7 @@ async def run_installation(
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=_environment(root),
                 start_new_session=True,
             )
         ready = await _wait_ready(process, data_dir, folder / "output.txt")
@@ -222,13 +226,13 @@ def _command(data_dir: Path, changed: Mapping[str, Any]) -> list[str]:
     return [sys.executable, "-I", "-S", "-c", STOP_WITH_PARENT, *command] if sys.platform == "linux" else command
 
 
-def _environment() -> dict[str, str]:
+def _environment(root: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("WAYHOLD_") and name not in ("REDIS_URL", "DATABASE_URL")
     }
-    return kept | {"PYTHONPATH": str(ROOT)}
+    return kept | {"PYTHONPATH": str(root)}
 
 
 async def _wait_ready(process: subprocess.Popen[bytes], data_dir: Path, output: Path) -> dict[str, Any]:

@@ -39,6 +39,8 @@ CONNECTING_MAX = 256
 TICK_MIN_S = 0.0001
 """How finely an open loop sends: at high rates, being exact would cost more than it tells."""
 ATTEMPT_PAUSE_S = 0.5
+COME_BACK_S = (0.2, 1.0)
+"""How long a player whose socket was closed in an open loop waits before it comes back."""
 ORDERS = frozenset({"connect", "seed", "closed", "open", "latency_between", "wait_saved", "drop", "leave"})
 GRACE_S = 10.0
 """How long after the end of a loop answers are still waited for."""
@@ -57,6 +59,7 @@ class Load:
         self.end = asyncio.Event()
         """Set by the order `end`: an open loop stops early."""
         self._shuffle = random.Random(plan["first"])
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self, order: dict[str, Any]) -> dict[str, Any]:
         do = order.pop("do")
@@ -174,6 +177,7 @@ class Load:
             player.slot, player.base = slot, player.sent
         crowd.due_of = lambda player, seq: start + ((seq - player.base - 1) * count + player.slot) / per_s
         crowd.reads_all = reads_saved
+        crowd.when_gone = self._come_back_soon
         acked_before = crowd.tally.acked
         todo, done, skipped = int(per_s * seconds), 0, 0
         ended = self.end
@@ -200,12 +204,13 @@ class Load:
         with Alarm(send_due), contextlib.suppress(TimeoutError):
             await asyncio.wait_for(ended.wait(), seconds + 30)
         sending_s = clock() - start
-        await self._wait(lambda: self._unacked() == 0, GRACE_S)
-        unacked = self._unacked()
+        await self._wait(lambda: self._unacked() == 0 and all(player.is_welcome for player in players), GRACE_S)
+        unacked = sum(player.sent - player.acked for player in players)
         if reads_saved:
             await self._wait(lambda: all(player.saved >= player.acked for player in players), 60)
         crowd.due_of = None
         crowd.reads_all = False
+        crowd.when_gone = lambda player: None
         return {
             "seconds": sending_s,
             "sent": done,
@@ -259,6 +264,18 @@ class Load:
                 elif player.is_welcome and now - player.pinged_at > player.heartbeat_s * PING_SHARE:
                     player.pinged_at = now
                     player.send_ping()
+
+    def _come_back_soon(self, player: Player) -> None:
+        """As any client does; what it made meanwhile is sent after the welcome, and late from when it was due."""
+
+        async def come_back() -> None:
+            await asyncio.sleep(self._shuffle.uniform(*COME_BACK_S))
+            with contextlib.suppress(OSError):
+                await player.connect()
+
+        task = asyncio.create_task(come_back())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _unacked(self) -> int:
         return sum(player.sent - player.acked for player in self.players if player.is_welcome)

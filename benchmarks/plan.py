@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks.installation import Cores
@@ -24,6 +25,8 @@ class Plan:
     minutes: float = MINUTES
     is_quick: bool = False
     """Everything once and tiny: shows that it works, measures nothing."""
+    against: Path | None = None
+    """Another tree of Wayhold, to be measured in turns with this one."""
     began: float = field(default_factory=time.monotonic)
 
     def seconds(self, usual: float) -> float:

@@ -60,6 +60,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     names = [name for name in RIVALS if name not in skipped]
     for name, why in skipped.items():
         plan.say(f"SKIPPED {name}: {why}")
+    failed: dict[str, str] = {}
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in ("wayhold", *names)}
     async with (
         run_installation(plan.cores, settings=plan.settings()) as wayhold,
@@ -71,7 +72,7 @@ async def run(plan: Plan) -> dict[str, Any]:
                 try:
                     turns[name].append(await take_turn(plan, target, name, number))
                 except Exception as error:
-                    skipped[name] = f"failed: {error!r}"
+                    failed[name] = repr(error)
                     plan.say(f"{name} FAILED: {error}")
                     continue
                 plan.say(f"{name}: {turns[name][-1]['rate_per_s']:,.0f}/s {turns[name][-1]['cpu_us_per_update']}")
@@ -82,6 +83,7 @@ async def run(plan: Plan) -> dict[str, Any]:
         "turns": turns,
         "skipped": skipped,
         "installation": facts,
+        **({"failed": "; ".join(f"{name}: {why}" for name, why in failed.items())} if failed else {}),
     }
 
 
