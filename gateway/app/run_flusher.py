@@ -38,6 +38,7 @@ from persistence.cold.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POSTG
 from persistence.cold.queries import queries
 from persistence.errors import PersistenceError
 from persistence.flusher.flusher import FlushBounds, Flusher, FlushReport
+from persistence.flusher.levels import LevelRule
 from persistence.hot.store import HotStore
 from persistence.retention import RetentionSweeper
 from protocol.experience import ExperienceDefinition
@@ -99,7 +100,9 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
                 bytes_max=settings.flush_batch_bytes_max,
             ),
             claim_lease_s=settings.claim_lease_s,
+            levels=make_level_rule(settings),
             experiences=experiences,
+            lanes=settings.flush_lanes_max,
             on_flush=lambda report: _count(tally, report),
         )
         side_tasks = [
@@ -123,6 +126,17 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
         publisher.publish()
     log.info("stopped", extra={"everything_flushed": is_done})
     return ExitCode.OK
+
+
+def make_level_rule(settings: Settings) -> LevelRule:
+    """The rule by which the flush computes account levels, and `wayhold verify` holds them against."""
+    return LevelRule(
+        points_per_hour=settings.level_points_per_hour,
+        points_per_km=settings.level_points_per_km,
+        points_per_achievement=settings.level_points_per_achievement,
+        step_points=settings.level_step_points,
+        level_max=settings.level_max,
+    )
 
 
 def _make_sweeper(database_url: str, experiences: Mapping[str, ExperienceDefinition], tally: Tally) -> RetentionSweeper:

@@ -333,6 +333,14 @@ class Settings:
         low=1,
         high=100_000,
     )
+    flush_lanes_max: int = _setting(
+        2,
+        "Transactions that one flusher works on at once when there is much to save, each over a connection of its own.",
+        raised="more connections, and more memory in the flusher",
+        lowered="Postgres waits while the flusher reads and parses",
+        low=1,
+        high=16,
+    )
     claim_lease_s: float = _setting(
         15.0,
         "How long a flusher owns the progress it claimed; a dead flusher's work comes back after it.",
@@ -340,6 +348,46 @@ class Settings:
         lowered="a slow transaction is done twice (harmless, but wasted)",
         low=13,  # a flush may take 12 s, and a claim outlives any flush
         high=600,
+    )
+    level_points_per_hour: int = _setting(
+        100,
+        "Points towards the account level for an hour played.",
+        raised="playing on counts more than getting somewhere",
+        lowered="playing on counts less than getting somewhere",
+        low=0,
+        high=10_000,
+    )
+    level_points_per_km: int = _setting(
+        50,
+        "Points towards the account level for a kilometre, over all experiences.",
+        raised="walking counts more, and so does whoever invents distances",
+        lowered="walking counts less",
+        low=0,
+        high=10_000,
+    )
+    level_points_per_achievement: int = _setting(
+        100,
+        "Points towards the account level for an achievement.",
+        raised="achievements count more",
+        lowered="achievements count less",
+        low=0,
+        high=10_000,
+    )
+    level_step_points: int = _setting(
+        80,
+        "Points that level 2 takes; every further level takes this many more than the one before it took.",
+        raised="levels are further apart",
+        lowered="levels are closer together",
+        low=1,
+        high=1_000_000,
+    )
+    level_max: int = _setting(
+        100,
+        "The highest account level.",
+        raised="players with very much play go on rising",
+        lowered="they stop earlier",
+        low=1,
+        high=1_000_000,
     )
     database_connections_max: int = _setting(
         8,

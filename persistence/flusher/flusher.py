@@ -6,8 +6,8 @@ go of an entry when the transaction that holds it has been committed, never befo
 writes once. No hot copy is given up without proof that its history is another one, be Postgres ever so slow and the
 flushers ever so many.
 
-Not here: what a snapshot means (plan.py), the transaction (write.py). When progress falls due is decided where it
-becomes dirty (persistence.hot).
+Not here: what one flush does (lane.py), what a snapshot means (plan.py), the transaction (write.py). When progress
+falls due is decided where it becomes dirty (persistence.hot).
 """
 
 from __future__ import annotations
@@ -16,41 +16,24 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
 
-import asyncpg
-
-from persistence.cold.connect import POSTGRES_ERRORS, UNAVAILABLE_ERRORS, is_broken, is_refused, open_connection
-from persistence.cold.migrate import ensure_event_partitions
-from persistence.cold.queries import queries
-from persistence.errors import PersistenceError, StoreUnavailable
+from persistence.cold.connect import is_broken
+from persistence.flusher.lane import CLAIM_LEASE_S, TRANSACTION_TIMEOUT_S, FlushBounds, FlushReport, Lane, LaneShare
 from persistence.flusher.levels import LevelRule
-from persistence.flusher.plan import Copy, parse_snapshot
-from persistence.flusher.rollups import SHARDS
-from persistence.flusher.write import Bookkeeping, WriteReport, pass_by, write_copies
-from persistence.hot.keys import PARTITIONS
-from persistence.hot.shapes import SavedNotice
-from persistence.hot.store import HotStore, Snapshot
-from persistence.progress_key import ProgressKey
+from persistence.flusher.write import pass_by
+from persistence.hot.store import HotStore
 from protocol.experience import ExperienceDefinition
+
+__all__ = ["POLL_S", "STEPS", "TRANSACTION_TIMEOUT_S", "FlushBounds", "FlushReport", "Flusher"]
 
 log = logging.getLogger("wayhold.flusher")
 
 POLL_S = 0.1
 """How often due progress is looked for. Higher delays `durable`; lower costs a round trip to Redis each."""
 
-TRANSACTION_TIMEOUT_S = 12.0
-"""The longest a flush may take, all statements together; then its connection is thrown away."""
-
-SNAPSHOT_STEP = 32
-"""Progress read per round trip, so that the bounds of a batch are looked at between them."""
-
 BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.2, 5.0
-
-PARTITIONS_EVERY_S = 3600.0
 
 TAKE_OVER_S = 2.0
 """
@@ -71,47 +54,13 @@ STEPS = (
 )
 """What a flush does, in order. Dying after any of these loses nothing and doubles nothing."""
 
-ALONE_S = 10.0
-"""How long progress go one by one after a failure that nobody foresaw: long enough to find the one that causes it."""
-
-ALONE_FAILURES_MAX = 3
-"""How often a progress may fail alone, for a reason that nobody foresaw, before it is put aside."""
-
-FLUSH_FAILURES: tuple[type[BaseException], ...] = (PersistenceError, *POSTGRES_ERRORS)
-"""What may happen to a flush without being our fault: it is repeated."""
-
-# A lapsed claim means two flushers on the same progress: harmless, but wasted work. So a claim outlives any flush.
-CLAIM_LEASE_S = 15.0
-assert CLAIM_LEASE_S > TRANSACTION_TIMEOUT_S
-
-
-@dataclass(slots=True)
-class FlushReport:
-    """One committed flush, for metrics and logs."""
-
-    duration_s: float
-    progress: int
-    updates: int
-    dead_letters: int
-    quarantined: int
-    discards: int
-    discarded_entries: int
-    skipped: int
-
-
-@dataclass(slots=True)
-class FlushBounds:
-    """How much goes into one transaction: the first bound that is reached closes the batch."""
-
-    progress_max: int = 250
-    entries_max: int = 5_000
-    bytes_max: int = 8 << 20
-
 
 class Flusher:
     """
     One flusher; any number may run at once, against the same stores. `on_flush` is called after each commit, `at_step`
     between any two steps with the name of the one that was done: tests die there. The names are `STEPS`.
+
+    `lanes`: how many transactions it works on at once when there is much to do; the first lane does the rest alone.
     """
 
     def __init__(
@@ -125,18 +74,21 @@ class Flusher:
         at_step: Callable[[str], None] = pass_by,
         levels: LevelRule | None = None,
         experiences: Mapping[str, ExperienceDefinition] | None = None,
+        lanes: int = 1,
     ) -> None:
         self._hot = hot
-        self._database_url = database_url
-        self._bounds = bounds or FlushBounds()
-        self._lease_s = claim_lease_s
-        self._on_flush = on_flush
-        self._at_step = at_step
-        self._books = Bookkeeping(levels=levels or LevelRule(), experiences=experiences or {})
-        self._connection: Any = None
-        self._partitions_checked = 0.0
-        self._alone_until = 0.0
-        self._alone_failures: dict[ProgressKey, int] = {}
+        self._share = LaneShare(
+            hot=hot,
+            database_url=database_url,
+            bounds=bounds or FlushBounds(),
+            lease_s=claim_lease_s,
+            on_flush=on_flush,
+            at_step=at_step,
+            levels=levels or LevelRule(),
+            experiences=experiences or {},
+        )
+        self._lanes = [Lane(self._share) for _ in range(lanes)]
+        self._is_busy = asyncio.Event()
         self.is_healthy = False
         """True while the last attempt worked."""
         self.failures = 0
@@ -149,212 +101,69 @@ class Flusher:
 
         Returns whether nothing was left behind. What was left is safe in Redis and flushed by the next flusher.
         """
-        backoff_s = BACKOFF_FIRST_S
-        take_over_until = time.monotonic() + TAKE_OVER_S
+        helpers = [asyncio.create_task(self._help(lane, stop), name="flush, a lane more") for lane in self._lanes[1:]]
         try:
-            while not stop.is_set():
-                try:
-                    # Harmless to others that run: what they hold locked is skipped, what they wrote is not written
-                    # again.
-                    is_taking_over = time.monotonic() < take_over_until
-                    claimed = await self.flush_due(ahead_s=self._lease_s - POLL_S if is_taking_over else 0.0)
-                except Exception as error:
-                    self._note_failure(error, backoff_s)
-                    await _wait(stop, backoff_s * random.uniform(0.5, 1.0))
-                    backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
-                    continue
-                if not self.is_healthy:
-                    log.info("flush works", extra={"failures": self.failures})
-                self.is_healthy = True
-                self.last_flush_at = time.monotonic()
-                backoff_s = BACKOFF_FIRST_S
-                if not claimed:
-                    await _wait(stop, POLL_S)
+            await self._flush_until(stop)
+            self._is_busy.set()
+            await asyncio.gather(*helpers)
             return await self._flush_everything(final_flush_s)
         finally:
+            for helper in helpers:
+                helper.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
             await self.close()
 
     async def flush_due(self, ahead_s: float = 0.0) -> int:
         """
-        Claim what is due, write it, settle it. Returns how many progress were claimed.
+        Claim what is due, write it, settle it, once on every lane. Returns how many progress were claimed.
 
         Whatever is raised, the claims are given back or lapse, and doing it again is harmless.
         """
-        # The connection comes first: without Postgres nothing is claimed, and nothing waits for a lease afterwards.
-        connection = await self._connect()
-        try:
-            await self._ensure_partitions(connection)
-        except BaseException:
-            self._disconnect()
-            raise
-        is_alone = time.monotonic() < self._alone_until
-        if not is_alone:
-            self._alone_failures.clear()
-        progress_max = 1 if is_alone else self._bounds.progress_max
-        claimed = await self._hot.claim_due(progress_max, self._lease_s, random.randrange(PARTITIONS), ahead_s)
-        left = claimed
-        self._at_step("claimed")
-        try:
-            while left:
-                left = await self._flush_batch(connection, left)
-        except BaseException as error:
-            # Whatever was under way there is rolled back; its outcome is found out by the next snapshot.
-            self._disconnect()
-            is_ours = isinstance(error, Exception) and not isinstance(error, FLUSH_FAILURES)
-            with suppress(PersistenceError):
-                if is_ours and len(left) == 1 and self._failed_alone(left[0]):
-                    await self._set_aside(left[0], error)
-                    return 1
-                await self._hot.release_claims(left)
-            if is_ours:
-                # A fault of ours with one progress must not stop the others: from now on each goes alone.
-                log.exception("flush failed for a reason that nobody foresaw; progress go one by one for a while")
-                self._alone_until = time.monotonic() + ALONE_S
-            raise
-        return len(claimed)
+        return await _add_up([lane.flush_due(ahead_s) for lane in self._lanes])
 
-    async def _flush_batch(self, connection: Any, claimed: list[ProgressKey]) -> list[ProgressKey]:
-        """One transaction with as many of the claimed progress as its bounds take; returns those that are left."""
-        started = time.monotonic()
-        copies: list[Copy] = []
-        entries = size = taken = 0
-        absent: list[ProgressKey] = []
-        unreadable: list[tuple[Snapshot, Exception]] = []
-        async with asyncio.timeout(TRANSACTION_TIMEOUT_S):
-            async with connection.transaction():
-                await connection.execute("SET LOCAL lock_timeout = '2s'; SET LOCAL statement_timeout = '5s'")
-                # Snapshots are taken inside the transaction and die with it: an old one must never be written later.
-                while taken < len(claimed) and entries < self._bounds.entries_max and size < self._bounds.bytes_max:
-                    step = await self._next_step(claimed[taken : taken + SNAPSHOT_STEP], entries, size)
-                    if not step:
-                        break
-                    taken += len(step)
-                    found = {snapshot.key: snapshot for snapshot in await self._hot.snapshot(step)}
-                    for key in step:
-                        if key not in found:
-                            absent.append(key)
-                            continue
-                        try:
-                            copy = parse_snapshot(found[key])
-                        except (ValueError, KeyError) as error:
-                            unreadable.append((found[key], error))
-                            continue
-                        copies.append(copy)
-                        entries += len(copy.entries)
-                        size += copy.entries_bytes
-                self._at_step("snapshot_taken")
-                report = await write_copies(connection, copies, self._at_step, self._books)
-                self._at_step("written")
-            committed = time.monotonic()
-            self._books.contents.remember(report.contents)
-            self._at_step("committed")
-            await self._settle(report, absent, committed - started, len(copies))
-            for snapshot, fault in unreadable:
-                base_version = snapshot.head.base_version
-                copy_name = snapshot.hash[b"copy"].decode()
-                await self._quarantine(snapshot.key, copy_name, base_version + 1, "", f"unreadable: {fault!r}")
-        return claimed[taken:]
+    async def close(self) -> None:
+        """Bounded: a connection that does not close is dropped."""
+        await asyncio.gather(*[lane.close() for lane in self._lanes])
 
-    async def _next_step(self, progress: list[ProgressKey], entries: int, size: int) -> list[ProgressKey]:
-        """Those among the next that still fit beside what was taken; a first one is always taken, however large."""
-        fitting = 0
-        for more_entries, more_bytes in await self._hot.list_pending_sizes(progress):
-            is_first = not entries and not fitting
-            entries += more_entries
-            size += more_bytes
-            if (entries > self._bounds.entries_max or size > self._bounds.bytes_max) and not is_first:
-                break
-            fitting += 1
-        return progress[:fitting]
+    async def _flush_until(self, stop: asyncio.Event) -> None:
+        first = self._lanes[0]
+        backoff_s = BACKOFF_FIRST_S
+        take_over_until = time.monotonic() + TAKE_OVER_S
+        while not stop.is_set():
+            try:
+                # Harmless to others that run: what they hold locked is skipped, what they wrote is not written again.
+                is_taking_over = time.monotonic() < take_over_until
+                claim_max = self._share.claim_max
+                claimed = await first.flush_due(self._share.lease_s - POLL_S if is_taking_over else 0.0)
+            except Exception as error:
+                self._note_failure(error, backoff_s)
+                await _wait(stop, backoff_s * random.uniform(0.5, 1.0))
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+                continue
+            if not self.is_healthy:
+                log.info("flush works", extra={"failures": self.failures})
+            self.is_healthy = True
+            self.last_flush_at = time.monotonic()
+            backoff_s = BACKOFF_FIRST_S
+            # Whoever looks past leases would take from the other lanes what they are at.
+            if claimed >= claim_max and not is_taking_over:
+                self._is_busy.set()
+            elif not claimed:
+                await _wait(stop, POLL_S)
 
-    async def _settle(self, report: WriteReport, absent: list[ProgressKey], duration_s: float, copies: int) -> None:
-        """
-        Postgres has it: tell Redis, then the gateways. Everything here may be lost and is done again by the next
-        flush.
-        """
-        outcomes = await self._hot.settle([write.settlement() for write in report.written])
-        self._at_step("settled")
-        notices: dict[str, list[SavedNotice]] = {}
-        for write, outcome in zip(report.written, outcomes, strict=True):
-            if outcome.is_settled and outcome.node:
-                notices.setdefault(outcome.node, []).append(SavedNotice(write.key, write.version, write.streams))
-        await self._hot.publish_saved(notices)
-        self._at_step("published")
-
-        discards = discarded = 0
-        for copy, row in report.unmatched:
-            # This snapshot is of no use, which proves nothing about the copy: Redis repeats the match on what is
-            # there now.
-            is_thrown, thrown = await self._hot.discard_if_diverged(copy.key, row.version, row.last_entry)
-            if is_thrown:
-                discards, discarded = discards + 1, discarded + thrown
-                log.warning(
-                    "a diverged hot copy was thrown away", extra={"progress": copy.key.member, "entries": thrown}
-                )
-        for copy, row in report.beyond:
-            is_thrown, thrown = await self._hot.discard_if_base(copy.key, copy.base_version, copy.base_id)
-            if is_thrown:
-                discards, discarded = discards + 1, discarded + thrown
-                log.error(
-                    "postgres lost commits: a hot copy was thrown away",
-                    extra={
-                        "progress": copy.key.member,
-                        "base": copy.base_version,
-                        "postgres": row.version,
-                        "entries": thrown,
-                    },
-                )
-        for copy in report.gone:
-            # Erased: its row is gone, so nothing of it may be written ever again.
-            await self._hot.discard_if_base(copy.key, copy.base_version, copy.base_id)
-            await self._hot.forget(copy.key)
-            # Whose it was is not said: an erased player's id must not come back in a log.
-            log.warning("a hot copy without a row was dropped", extra={"experience": copy.key.experience})
-        for key in absent:
-            await self._hot.forget(key)
-        for refused in report.refused:
-            write = refused.write
-            await self._quarantine(write.key, write.copy, write.version, write.last_entry, refused.reason)
-        if report.dead_letters:
-            log.error("events in dead_letters", extra={"count": report.dead_letters})
-        if self._on_flush is not None:
-            done = (
-                len(report.written)
-                + len(report.refused)
-                + len(report.unmatched)
-                + len(report.beyond)
-                + len(report.gone)
-            )
-            self._on_flush(
-                FlushReport(
-                    duration_s=duration_s,
-                    progress=len(report.written),
-                    updates=report.updates,
-                    dead_letters=report.dead_letters,
-                    quarantined=len(report.refused),
-                    discards=discards,
-                    discarded_entries=discarded,
-                    skipped=copies - done,
-                )
-            )
-
-    def _failed_alone(self, key: ProgressKey) -> bool:
-        """Whether this progress, alone in its flush, has now failed often enough that chance is no explanation."""
-        failures = self._alone_failures[key] = self._alone_failures.get(key, 0) + 1
-        return failures >= ALONE_FAILURES_MAX
-
-    async def _set_aside(self, key: ProgressKey, error: BaseException) -> None:
-        """One progress alone makes us fail: quarantine it, so that an operator sees it and everybody else plays on."""
-        log.error("a progress cannot be flushed", extra={"progress": key.member}, exc_info=error)
-        progress = await self._hot.find_progress(key)
-        if progress is not None:
-            reason = f"not flushable: {error!r}"
-            await self._quarantine(key, progress.copy, progress.base_version + 1, "", reason)
-
-    async def _quarantine(self, key: ProgressKey, copy: str, version: int, entry_id: str, reason: str) -> None:
-        """What was refused must still be pending: somebody else may have been allowed to write it meanwhile."""
-        if await self._hot.quarantine(key, copy, version, entry_id, reason[:500]):
-            log.error("progress in quarantine", extra={"progress": key.member, "reason": reason[:500]})
+    async def _help(self, lane: Lane, stop: asyncio.Event) -> None:
+        """Flush beside the first lane while that one finds more than it can take at once."""
+        while True:
+            await self._is_busy.wait()
+            if stop.is_set():
+                return
+            try:
+                if await lane.flush_due():
+                    continue
+            except Exception as error:
+                # The first lane will meet the same and back off.
+                self._note_failure(error, 0.0)
+            self._is_busy.clear()
 
     async def _flush_everything(self, deadline_s: float) -> bool:
         """The final flush: nothing waits for its interval any more. Bounded; False when the time ran out."""
@@ -362,11 +171,12 @@ class Flusher:
             async with asyncio.timeout(deadline_s):
                 while True:
                     try:
-                        # Looks past leases too: what a dead flusher had claimed is due for us.
-                        if (
-                            not await self.flush_due(ahead_s=self._lease_s + 3600.0)
-                            or not (await self._hot.count_pending()).updates
-                        ):
+                        # All lanes at first, none looking as far as the claims of the others reach; then one that
+                        # looks past leases too: what a dead flusher had claimed is due for us.
+                        if len(self._lanes) > 1 and await self.flush_due(self._share.lease_s / 2):
+                            continue
+                        claimed = await self._lanes[0].flush_due(self._share.lease_s + 3600.0)
+                        if not claimed or not (await self._hot.count_pending()).updates:
                             return True
                     except Exception as error:
                         self._note_failure(error, BACKOFF_FIRST_S)
@@ -386,39 +196,16 @@ class Flusher:
             )
         self.is_healthy = False
 
-    async def _connect(self) -> Any:
-        if self._connection is None or self._connection.is_closed():
-            self._connection = await open_connection(self._database_url, application_name="wayhold-flusher")
-            # With more flushers than shards two share one, and wait for each other now and then.
-            shard = await self._connection.fetchval(queries("flush")["find_shard"])
-            self._books.shard = random.randrange(SHARDS) if shard is None else shard
-        return self._connection
 
-    def _disconnect(self) -> None:
-        if self._connection is not None:
-            self._connection.terminate()
-            self._connection = None
-
-    async def close(self) -> None:
-        """Bounded: a connection that does not close is dropped."""
-        if self._connection is not None:
-            with suppress(*UNAVAILABLE_ERRORS):
-                await self._connection.close(timeout=2.0)
-            self._disconnect()
-
-    async def _ensure_partitions(self, connection: Any) -> None:
-        if time.monotonic() - self._partitions_checked < PARTITIONS_EVERY_S and self._partitions_checked:
-            return
-        try:
-            await ensure_event_partitions(connection)
-        except asyncpg.PostgresError as error:
-            if is_broken(error):
-                raise StoreUnavailable("postgres", "ensure_event_partitions", error) from error
-            if not is_refused(error):
-                raise
-            # Events of a month lie in the default partition already (somebody's clock was wrong): so will the others.
-            log.error("a partition of events cannot be made", extra={"error": str(error)})
-        self._partitions_checked = time.monotonic()
+async def _add_up(flushes: Sequence[Awaitable[int]]) -> int:
+    """All of them come to their end, then the first failure is raised."""
+    if len(flushes) == 1:
+        return await flushes[0]
+    outcomes = await asyncio.gather(*flushes, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return sum(outcome for outcome in outcomes if isinstance(outcome, int))
 
 
 async def _wait(stop: asyncio.Event, seconds: float) -> None:

@@ -31,7 +31,7 @@ CHECK_DEADLINE_S = 120.0
 
 APPLY = "persistence/hot/lua/apply_updates.lua"
 OPENING = "gateway/sessions/opening.py"
-FLUSHER = "persistence/flusher/flusher.py"
+FLUSHER = "persistence/flusher/lane.py"
 
 
 class PatchDoesNotApply(Exception):

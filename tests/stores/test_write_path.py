@@ -13,6 +13,7 @@ import pytest
 
 from persistence.dead_letters import DeadLetters
 from persistence.flusher import plan, write
+from persistence.flusher.lane import CLAIM_LEASE_S
 from persistence.flusher.plan import Copy, ProgressWrite, Row
 from persistence.hot.shapes import Outcome
 from persistence.hot.store import HotStore
@@ -414,8 +415,7 @@ async def test_work_of_a_flusher_that_was_killed_does_not_wait_for_its_lease(sto
     player = stores.player()
     await player.hello()
     await player.send(player.make(WAYPOINT))
-    dead = stores.flusher()
-    assert await dead._hot.claim_due(10, dead._lease_s, ahead_s=3600.0) == [player.key]
+    assert await stores.hot.claim_due(10, CLAIM_LEASE_S, ahead_s=3600.0) == [player.key]
     stop = asyncio.Event()
     running = asyncio.create_task(stores.flusher().run(stop, final_flush_s=0.1))
 

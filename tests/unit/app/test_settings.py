@@ -24,7 +24,8 @@ def test_every_number_has_bounds_and_says_what_gets_worse() -> None:
 
 
 def test_every_number_that_measures_something_carries_its_unit() -> None:
-    units = ("_s", "_port", "_bytes", "_max", "_bytes_max", "_per_s", "_share")
+    units = ("_s", "_port", "_bytes", "_max", "_bytes_max", "_per_s", "_share", "_points")
+    units += ("_per_hour", "_per_km", "_per_achievement")
     counts = {"workers", "flushers", "window", "updates_burst", "redis_partitions"}
     for setting in list_settings():
         if setting.kind in (int, float) and setting.name not in counts:
