@@ -166,7 +166,8 @@ class SessionMachine(Hearing):
         if action is CloseAction.FRESH:
             if self._is_token_constant and not was_welcomed and code != CloseCode.HELLO_TIMEOUT:
                 # The same token again would get the same answer, for ever and without a word.
-                return self._stop(code, "the server does not take its token, and there is no other")
+                reason = "it refused the token, and there is no other: give the client a function that makes them"
+                return self._stop(code, reason)
             fresh = True
         self.state = MachineState.OFFLINE
         self._is_fresh_token_due = fresh

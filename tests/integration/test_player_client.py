@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -535,6 +536,32 @@ async def test_expired_token_is_replaced(gateway: Gateway) -> None:
         assert "resume" in hellos[2]
 
 
+async def test_plain_token_that_is_refused_ends_the_client_and_it_says_why(gateway: Gateway) -> None:
+    """
+    A client with a wrong token, given as a plain string, sent it again and again for ever and said nothing: whoever
+    waited for it saw a timeout.
+    """
+    notes = Notes()
+    gateway.scripts = [refuse_with(4101)]
+    client = PlayerClient(gateway.url, "not a token", "wylding-woods", listener=notes)
+    await client.start()
+    with pytest.raises(ClientStopped, match=r"4101 UNAUTHENTICATED.*function") as stopped:
+        await client.wait_connected(WAIT_S)
+    assert stopped.value.code == 4101 and client.stopped and gateway.connections == 1
+    # Nothing is lost: the journal goes on with a client that has a better one.
+    assert await client.update({"type": "step"}) == 1
+    await client.stop()
+
+
+async def test_function_whose_tokens_are_refused_is_asked_for_others(gateway: Gateway) -> None:
+    gateway.scripts = [refuse_with(4101)] * 3
+    tokens = itertools.count(1)
+    async with playing(gateway, token=lambda: f"token {next(tokens)}") as client:
+        await client.wait_connected(WAIT_S)
+        hellos = [frame["token"] for frame in gateway.received if frame["t"] == "hello"]
+        assert hellos == ["token 1", "token 2", "token 3", "token 4"]
+
+
 async def test_provider_of_tokens_that_fails_is_asked_again(gateway: Gateway) -> None:
     calls = 0
 
@@ -698,7 +725,7 @@ async def test_query_errors(gateway: Gateway) -> None:
         assert (refused.value.code, refused.value.message) == (102, "why")
         with pytest.raises(TimeoutError):
             await client.query("state", timeout_s=0.05)
-        assert client._queries == {}
+        assert client._waiting.queries == {}
 
 
 async def test_suspended_client_comes_back_by_itself_with_the_next_step() -> None:

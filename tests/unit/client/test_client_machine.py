@@ -780,6 +780,30 @@ def test_close_that_asks_for_something_fresh(code: int) -> None:
     assert not rig.lose(None).fresh_token, "once"
 
 
+@pytest.mark.parametrize("code", [4101, 4102, 4199])
+def test_refused_hello_ends_a_client_that_has_no_other_token(code: int) -> None:
+    rig = Rig(is_token_constant=True)
+    rig.connect()
+    (stopped,) = rig.do(rig.machine.disconnected(code, rig.now_ms))
+    assert isinstance(stopped, Stopped) and stopped.code == code and stopped.reason
+    assert rig.machine.state is MachineState.CLOSED
+
+
+@pytest.mark.parametrize("code", [4101, 4102, 4199])
+def test_token_that_runs_out_in_a_session_is_no_end_because_the_session_may_be_resumed(code: int) -> None:
+    rig = Rig(is_token_constant=True)
+    rig.play(made=2)
+    rig.lose(code)
+    assert "resume" in rig.connect()
+
+
+def test_hello_that_came_too_late_is_said_again_with_the_same_token() -> None:
+    rig = Rig(is_token_constant=True)
+    rig.connect()
+    rig.lose(CloseCode.HELLO_TIMEOUT)
+    assert rig.connect()["token"] == "token"
+
+
 @pytest.mark.parametrize("code", [4200, 4201, 4202, 4203, 4205, 4206, 4299])
 def test_close_that_keeps_the_client_away(code: int) -> None:
     rig = Rig()
