@@ -105,8 +105,10 @@ CREATE TABLE player_progress_events (
 
 -- Serves "who was at this waypoint, and when".
 CREATE INDEX idx_progress_events_content_id ON player_progress_events (content_id, "timestamp") WHERE content_id IS NOT NULL;
--- Serves windows of time over everything; a hundredth of a b-tree's size, because events arrive nearly in order.
-CREATE INDEX idx_progress_events_timestamp ON player_progress_events USING brin ("timestamp");
+-- Serves windows of time over everything; a hundredth of a b-tree's size, because events arrive nearly in order. Without
+-- autosummarize every query would read what was written since the last vacuum.
+CREATE INDEX idx_progress_events_timestamp ON player_progress_events
+    USING brin ("timestamp") WITH (pages_per_range = 32, autosummarize = on);
 
 -- Nothing should ever land here: timestamps are bounded and partitions are made ahead. It keeps a flush whole all the same.
 CREATE TABLE player_progress_events_default PARTITION OF player_progress_events DEFAULT;
@@ -196,6 +198,12 @@ CREATE TABLE dead_letters (
     -- and could not be computed again without it.
     dropped_at timestamptz
 );
+
+-- Serves the list of dead letters and the gauge that counts them, past those that an operator has dropped.
+CREATE INDEX idx_dead_letters_open ON dead_letters (created_at, id) WHERE dropped_at IS NULL;
+
+-- Serves the end of a progress (every one of its rows goes) and the export of a player.
+CREATE INDEX idx_dead_letters_progress ON dead_letters (experience_progress_id);
 
 -- What events are about, as numbers: one row for each (experience, type, content) that any event named. A row is never
 -- changed and never goes, so whoever has seen one committed may remember it.
