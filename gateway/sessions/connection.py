@@ -26,6 +26,7 @@ from protocol.errors import ErrorCode
 
 if TYPE_CHECKING:
     from gateway.sessions.node import Node
+    from gateway.sessions.pushes import PushFeed
 
 CLOSE_NORMAL = 1000
 
@@ -84,6 +85,7 @@ class Connection:
         "copy",
         "device",
         "expected",
+        "feed",
         "frames",
         "frames_since",
         "header",
@@ -113,6 +115,7 @@ class Connection:
         "task",
         "token_due",
         "told",
+        "version",
         "wants_leave",
         "welcome_as",
         "wire",
@@ -140,6 +143,8 @@ class Connection:
         # The stream, as far as this connection knows it.
         self.copy = ""
         self.header = NO_HEADER  # what the store knows it by: copy and connection number, packed
+        self.version = 0  # the newest entry of the progress that this connection can account for
+        self.feed: PushFeed | None = None  # messages for its player, once there was one
         self.told = 0  # the highest seq it was told is accepted
         self.saved_told = 0
         self.expected = 1  # the next seq that may enter the queue

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from gateway.sessions import pushes
 from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.faults import error_of
 from gateway.sessions.intake import take_updates
@@ -71,6 +72,8 @@ def _batch(connection: Connection, batch: Batch) -> None:
 def _ping(connection: Connection, ping: Ping) -> None:
     if not _is_in_session(connection):
         return
+    if ping.seen is not None:
+        pushes.note_seen(connection, ping.seen)
     connection.pings = [*connection.pings, ping.at]
     if connection.phase is not Phase.PLAYING or len(connection.pings) > PINGS_MAX:
         connection.answer_pings(None)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from gateway.sessions import dispatch
+from gateway.sessions import dispatch, pushes
 from gateway.sessions.action_sweeper import ActionSweeper
 from gateway.sessions.committer import Committer
 from gateway.sessions.connection import Connection, Phase, Wire
@@ -37,7 +37,7 @@ from gateway.telemetry.health import Health
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Tally
 from persistence.cold.store import ColdStore
-from persistence.hot.shapes import ErasedNotice, SavedNotice
+from persistence.hot.shapes import ErasedNotice, MissedNotices, PushNotice, SavedNotice
 from persistence.hot.store import HotStore
 from persistence.player_progress import PlayerProgress
 from protocol.closes import CloseCode
@@ -213,7 +213,11 @@ class Node:
         self.start_flow(connection, leave(connection), "leave")
 
     def start_query(self, connection: Connection, answering: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(answering, name="query")
+        self._start_task(answering, "query")
+
+    def _start_task(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Something short, with its own deadlines and its own way to say what went wrong."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
         self._queries.add(task)
         task.add_done_callback(self._queries.discard)
 
@@ -270,6 +274,15 @@ class Node:
                             self._tell_saved(connection, notice)
                         except Exception as error:
                             self.fail(connection, error)
+                elif isinstance(notice, PushNotice):
+                    connection = self.players.get(notice.user_id)
+                    if connection is not None:
+                        try:
+                            pushes.take_notice(connection, notice)
+                        except Exception as error:
+                            self.fail(connection, error)
+                elif isinstance(notice, MissedNotices):
+                    self._start_task(pushes.look_again(self), "look for pushes")
                 elif isinstance(notice, ErasedNotice):
                     erased = self.players.get(notice.user_id)
                     if erased is not None:

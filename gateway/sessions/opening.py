@@ -15,6 +15,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gateway.sessions import pushes
 from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.faults import Goodbye, retry_after_ms
 from gateway.sessions.rules import OPEN_ATTEMPTS_MAX, OPEN_DEADLINE_S
@@ -143,6 +144,8 @@ class _Opening:
                 if connection.phase is Phase.OPENING:
                     connection.claims = request.claims
                     self._welcome(opened.progress, claims)
+                    seen = self.hello.seen if connection.welcome_as[0] else 0
+                    pushes.begin(connection, opened.pushed, opened.push_offset, seen)
                 return
             # CHANGED: somebody was quicker; look again.
         raise Goodbye(CloseCode.UNAVAILABLE, retry_after_ms())
@@ -323,6 +326,7 @@ class _Opening:
         connection.key = self.key
         connection.device = device
         connection.hold(progress.copy)
+        connection.version = progress.version
         connection.told = accepted = progress.accepted[device]
         connection.saved_told = saved = progress.saved.get(device, 0)
         connection.expected = accepted + 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from gateway.sessions import pushes
 from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.faults import Goodbye
 from gateway.sessions.rules import OPEN_ATTEMPTS_MAX, RECOVER_DEADLINE_S
@@ -43,6 +44,7 @@ async def recover(connection: Connection, reason: ResyncReason) -> None:
         while True:
             try:
                 progress = await find_or_rebuild(connection, reason)
+                counted = await pushes.reset(connection)
                 break
             except StoreUnavailable as error:
                 log.info("recovery_waits", progress=connection.key.member, error=str(error))
@@ -50,6 +52,7 @@ async def recover(connection: Connection, reason: ResyncReason) -> None:
                 backoff_s = min(backoff_s * 2, backoff_max_s)
     if connection.phase is Phase.RECOVERING:
         _resync(connection, reason, progress)
+        pushes.begin_again(connection, counted)
 
 
 async def find_or_rebuild(connection: Connection, reason: ResyncReason) -> HotProgress:
@@ -118,6 +121,7 @@ def _resync(connection: Connection, reason: ResyncReason, progress: HotProgress)
         log.error("saved_was_lost", progress=connection.key.member, accepted=accepted, told=connection.saved_told)
         raise Goodbye(CloseCode.SESSION_ENDED)
     connection.hold(progress.copy)
+    connection.version = progress.version
     connection.told = accepted
     connection.saved_told = saved = max(connection.saved_told, progress.saved.get(device, 0))
     connection.drop_queue()

@@ -3,7 +3,7 @@ What the hot store found, turned into what a client is told. `VERDICTS` is the t
 
 | outcome | the client gets |
 |---|---|
-| OK | `ack`, and `pong` with `saved` |
+| OK | `ack`, and `pong` with `saved`; before that the pushes that came in between |
 | GAP | `ack` for what was taken, error 103 with `expected` |
 | FULL | `ack` for what was taken, error 202: the rest waits in its journal |
 | QUARANTINED | `ack` for what was taken, error 201 |
@@ -17,7 +17,9 @@ What the hot store found, turned into what a client is told. `VERDICTS` is the t
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
+from gateway.sessions import pushes
 from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.faults import retry_after_ms
 from persistence.hot.shapes import GroupVerdict, Outcome, UpdateGroup
@@ -60,6 +62,19 @@ def take_outage(connection: Connection) -> None:
 
 
 def _ok(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    if (verdict.version != connection.version + verdict.taken or connection.feed is not None) and pushes.must_wait(
+        connection, verdict, partial(_answer, connection, group, verdict)
+    ):
+        if group.updates:
+            connection.told = verdict.accepted
+        if connection.pings:
+            connection.answer_pings(None)
+        return
+    _answer(connection, group, verdict)
+
+
+def _answer(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
+    connection.version = verdict.version
     if group.updates:
         connection.told = verdict.accepted
         if verdict.saved > connection.saved_told:
@@ -73,27 +88,34 @@ def _ok(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> No
         connection.answer_pings(verdict.saved)
 
 
-def _taken_before(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
-    if verdict.taken or verdict.repeated:
-        _ok(connection, group, verdict)
-    else:
+def _is_answered(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> bool:
+    """Whether what was taken before an error is answered now: if it has to wait, a resync says both."""
+    if not verdict.taken and not verdict.repeated:
         connection.answer_pings(verdict.saved)
+        return True
+    _ok(connection, group, verdict)
+    if connection.phase is Phase.PLAYING and connection.feed is not None and connection.feed.held:
+        connection.node.start_recovery(connection, "behind")
+    return connection.phase is Phase.PLAYING
 
 
 def _gap(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
-    _taken_before(connection, group, verdict)
+    if not _is_answered(connection, group, verdict):
+        return
     expected = verdict.accepted + 1
     connection.go_back_to(expected)
     connection.send_error(ErrorCode.SEQUENCE_GAP, f"expected {expected}", expected=expected)
 
 
 def _full(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
-    _taken_before(connection, group, verdict)
+    if not _is_answered(connection, group, verdict):
+        return
     _hold(connection, verdict.accepted + 1, ErrorCode.OVERLOADED, "too much of this progress is not saved yet")
 
 
 def _quarantined(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
-    _taken_before(connection, group, verdict)
+    if not _is_answered(connection, group, verdict):
+        return
     _hold(connection, verdict.accepted + 1, ErrorCode.UNAVAILABLE, "this progress cannot be saved now")
 
 

@@ -136,7 +136,9 @@ class Actions(HotClient):
         Let the client count from 1 again, from behind `delivered`. Returns (messages so far, offset of the client's
         count); None: this session is over.
         """
-        reply = await self._run("reset_pushes", [self._keys.session(user_id)], [session_id, delivered])
+        reply = await self._run(
+            "reset_pushes", [self._keys.session(user_id), self._keys.pushes(user_id)], [session_id, delivered]
+        )
         return None if reply[0] < 0 else (reply[0], reply[1])
 
     async def trim_pushes(self, user_id: str, session_id: str, seen: int) -> int:
@@ -213,7 +215,7 @@ def parse_push_notice(data: bytes) -> PushNotice | None:
 
 
 def _parse_push(n: int, message: bytes) -> HotPush:
-    _, after, version, body = message.split(b" ", 3)
+    id, after, version, body = message.split(b" ", 3)
     if version == b"-":
-        return HotPush(n, None, None, body)
-    return HotPush(n, int(after), int(version), body)
+        return HotPush(n, id.decode(), None, None, body)
+    return HotPush(n, id.decode(), int(after), int(version), body)

@@ -253,11 +253,13 @@ class ActionVerdict:
 @dataclass(slots=True)
 class HotPush:
     """
-    A message for a player. `n` counts the messages of the session, as Redis does. `after` and `version` say where a
-    change of the state fell: behind which seq of the session's device, as which entry of the progress; None for others.
+    A message for a player. `n` counts the messages of the session, as Redis does; `id` tells this one from others.
+    `after` and `version` say where a change of the state fell: behind which seq of the session's device, as which
+    entry of the progress; None for others.
     """
 
     n: int
+    id: str
     after: int | None
     version: int | None
     body: bytes
