@@ -1,25 +1,25 @@
 """
 The processes that hold the simulated players, seen from the load test that owns them.
 
-Promise: a process that does not do what it should in time is killed, and `kill` leaves none. What they say is read all
-the time, so that none of them ever waits for a full pipe.
+Promise: a process that does not do what it should in time is killed, and `kill` leaves none.
+
+Not here: how they are talked to (told_process.py).
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from loadtest.run_players import PlayersPlan
 from loadtest.target import TargetMissing
+from loadtest.told_process import ToldProcess
 
 PLAYERS_PER_PROCESS = 1500
+WORDS = ("ready", "settled", "left")
 COUNTED = ("made", "refused", "accepted", "saved", "voids", "connected", "resumes", "errors", "closes", "stopped")
 
 
@@ -33,12 +33,12 @@ class PlayerProcesses:
 
     def __init__(self, plans: Sequence[PlayersPlan]) -> None:
         self._plans = plans
-        self._processes: list[_PlayerProcess] = []
+        self._processes: list[ToldProcess] = []
 
     async def start(self, timeout_s: float) -> None:
         """Start all and wait until each has its players ready. Raises TargetMissing if one cannot start."""
         for plan in self._plans:
-            self._processes.append(await _PlayerProcess.start(plan))
+            self._processes.append(await ToldProcess.start("loadtest.run_players", asdict(plan), WORDS))
         for process in self._processes:
             if await process.wait_for("ready", timeout_s) is None:
                 raise TargetMissing("a process of players did not start")
@@ -52,8 +52,7 @@ class PlayerProcesses:
         """Wait until all players have everything saved; answers how many have not."""
         said = await asyncio.gather(*(process.wait_for("settled", timeout_s) for process in self._processes))
         return sum(
-            process.plan.players if facts is None else facts["unsettled"]
-            for process, facts in zip(self._processes, said, strict=True)
+            plan.players if facts is None else facts["unsettled"] for plan, facts in zip(self._plans, said, strict=True)
         )
 
     async def leave(self, timeout_s: float) -> None:
@@ -75,72 +74,3 @@ class PlayerProcesses:
         return {name: sum(one.get(name, 0) for one in counts) for name in COUNTED} | {
             name: max((one.get(name, 0.0) for one in counts), default=0.0) for name in ("ack_p50_ms", "ack_p99_ms")
         }
-
-
-class _PlayerProcess:
-    def __init__(self, plan: PlayersPlan, process: asyncio.subprocess.Process) -> None:
-        self.plan = plan
-        self.counts: dict[str, Any] = {}
-        self._process = process
-        self._said: dict[str, asyncio.Future[dict[str, Any] | None]] = {
-            name: asyncio.get_running_loop().create_future() for name in ("ready", "settled", "left")
-        }
-        self._reader = asyncio.create_task(self._read())
-
-    @classmethod
-    async def start(cls, plan: PlayersPlan) -> _PlayerProcess:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "loadtest.run_players"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            # A Ctrl-C is for the load test, which ends its players itself.
-            start_new_session=True,
-        )
-        started = cls(plan, process)
-        await started._write(asdict(plan))
-        return started
-
-    async def order(self, what: str, **facts: Any) -> None:
-        await self._write({"order": what, **facts})
-
-    async def wait_for(self, what: str, timeout_s: float) -> dict[str, Any] | None:
-        """What the process said, or None if it ended or was late."""
-        try:
-            async with asyncio.timeout(max(0.0, timeout_s)):
-                return await asyncio.shield(self._said[what])
-        except TimeoutError:
-            return None
-
-    def kill(self) -> None:
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
-
-    async def wait_end(self, timeout_s: float) -> None:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._process.wait()
-                await self._reader
-        except TimeoutError:
-            self.kill()
-
-    async def _write(self, order: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(ConnectionError):
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            await self._process.stdin.drain()
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        try:
-            async for line in self._process.stdout:
-                with contextlib.suppress(ValueError):
-                    said: dict[str, Any] = json.loads(line)
-                    if said["say"] == "counts":
-                        self.counts = said
-                    elif not self._said[said["say"]].done():
-                        self._said[said["say"]].set_result(said)
-        finally:
-            for waiting in self._said.values():
-                if not waiting.done():
-                    waiting.set_result(None)

@@ -1,9 +1,7 @@
 """
 One process full of simulated players, told what to do by the load test that started it.
 
-Talks in lines of JSON: reads its orders from stdin (the plan, `start`, `leave`), says on stdout what it did (`ready`,
-`counts` once a second, `settled`, `left`). The end of stdin means that the load test is gone: then it goes, too.
-Secrets come over stdin, never in the arguments, where the process list would show them.
+Its orders (told_process.py): the plan, `start`, `leave`. Its words: `ready`, `counts` once a second, `settled`, `left`.
 
 Not here: what the counts mean (command.py).
 """
@@ -12,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
-import os
 import random
 import sys
 import uuid
@@ -29,6 +25,7 @@ from loadtest.player import Counts, Habits, SimulatedPlayer
 from loadtest.report import percentile
 from loadtest.storyline import Story
 from loadtest.target import Target
+from loadtest.told_process import open_orders, read_order, say
 from protocol.client.player_client import PlayerClient
 
 # A gateway bounds the connections from one address; loopback has sixteen million of them (on Linux, without asking).
@@ -68,19 +65,19 @@ def main() -> int:
 
 
 async def _run() -> None:
-    orders = await _open_stdin()
-    plan = PlayersPlan(**await _read_order(orders))
+    orders = await open_orders()
+    plan = PlayersPlan(**await read_order(orders))
     writer = HistoryWriter(Path(plan.history), is_crash_safe=plan.is_crash_safe)
     counts = Counts()
     players = [_make_player(plan, index, writer, counts) for index in range(plan.first, plan.first + plan.players)]
     # All that lives now lives to the end: looking at it again and again would stop every player at once.
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
-    _say("ready")
-    start_ms = float((await _read_order(orders))["start_ms"])
+    say("ready")
+    start_ms = float((await read_order(orders))["start_ms"])
     ticker = asyncio.create_task(_tell_counts(players, writer, counts))
     game = asyncio.create_task(_play(players, start_ms))
-    order = asyncio.create_task(_read_order(orders))
+    order = asyncio.create_task(read_order(orders))
     try:
         await asyncio.wait([game, order], return_when=asyncio.FIRST_COMPLETED)
         if order.done():
@@ -88,14 +85,14 @@ async def _run() -> None:
         else:
             unsettled = game.result()
             writer.flush()
-            _say("settled", unsettled=unsettled)
+            say("settled", unsettled=unsettled)
             await order
         await _limited([player.leave() for player in players])
     finally:
         for task in (ticker, game, order):
             task.cancel()
         writer.close()
-    _say("left")
+    say("left")
 
 
 def _make_player(plan: PlayersPlan, index: int, writer: HistoryWriter, counts: Counts) -> SimulatedPlayer:
@@ -167,26 +164,7 @@ async def _tell_counts(players: list[SimulatedPlayer], writer: HistoryWriter, co
             "ack_p50_ms": percentile(latencies_ms, 0.5) if latencies_ms else 0.0,
             "ack_p99_ms": percentile(latencies_ms, 0.99) if latencies_ms else 0.0,
         }
-        _say("counts", **said)
-
-
-def _say(what: str, **facts: Any) -> None:
-    # Straight to the descriptor: a line is whole or absent, also when this process is killed.
-    os.write(1, json.dumps({"say": what, **facts}).encode() + b"\n")
-
-
-async def _open_stdin() -> asyncio.StreamReader:
-    reader = asyncio.StreamReader(limit=1024 * 1024)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
-    return reader
-
-
-async def _read_order(orders: asyncio.StreamReader) -> dict[str, Any]:
-    line = await orders.readline()
-    if not line:
-        os._exit(1)  # nobody is left who could want anything from us
-    order: dict[str, Any] = json.loads(line)
-    return order
+        say("counts", **said)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-import contextlib
-import json
-import sys
 import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from loadtest.history import PlayerHistory, note_untold_voids, now_ms, read_histories
+from loadtest.told_process import ToldProcess
 from tests.faults.rig import Rig
 from tests.faults.run_players import PlayersPlan
 
 READY_S = 60.0
+WORDS = ("ready", "played", "settled", "left")
 LOOK_BACK_MS = 120_000.0
 
 
@@ -47,7 +45,8 @@ class PlayerProcesses:
         self._rig = rig
         self._crowd = crowd
         self._folder = rig.folder / "players" / uuid.uuid4().hex
-        self._processes: list[_Process] = []
+        self._plans: list[PlayersPlan] = []
+        self._processes: list[ToldProcess] = []
         self._seed = seed
         self.start_ms = 0.0
         self.failures: list[str] = []
@@ -79,7 +78,8 @@ class PlayerProcesses:
                     "settle_s": crowd.settle_s,
                 },
             )
-            self._processes.append(await _Process.start(plan))
+            self._plans.append(plan)
+            self._processes.append(await ToldProcess.start("tests.faults.run_players", asdict(plan), WORDS))
         for process in self._processes:
             assert await process.wait_for("ready", READY_S) is not None, "a process of players did not start"
         self.start_ms = now_ms() + 100
@@ -119,8 +119,8 @@ class PlayerProcesses:
         said = await asyncio.gather(*(process.wait_for("settled", deadline_s) for process in self._processes))
         self.failures = [failure for facts in said if facts is not None for failure in facts.get("failures", ())]
         return sum(
-            process.plan.players if facts is None else int(facts["unsettled"])
-            for process, facts in zip(self._processes, said, strict=True)
+            plan.players if facts is None else int(facts["unsettled"])
+            for plan, facts in zip(self._plans, said, strict=True)
         )
 
     async def leave(self) -> None:
@@ -133,7 +133,7 @@ class PlayerProcesses:
         """SIGKILL: they never return."""
         for process in self._processes:
             process.kill()
-        await asyncio.gather(*(process.wait_end() for process in self._processes))
+        await asyncio.gather(*(process.wait_end(10) for process in self._processes))
 
     async def play_for(self, seconds: float) -> None:
         """Let them play until this long after the start of the last one."""
@@ -149,71 +149,6 @@ class PlayerProcesses:
         histories = read_histories(sorted(self._folder.glob("history-*.jsonl")))
         note_untold_voids(histories)
         return histories
-
-
-class _Process:
-    def __init__(self, plan: PlayersPlan, process: asyncio.subprocess.Process) -> None:
-        self.plan = plan
-        self.counts: dict[str, Any] = {}
-        self._process = process
-        loop = asyncio.get_running_loop()
-        self._said: dict[str, asyncio.Future[dict[str, Any] | None]] = {
-            name: loop.create_future() for name in ("ready", "played", "settled", "left")
-        }
-        self._reader = asyncio.create_task(self._read())
-
-    @classmethod
-    async def start(cls, plan: PlayersPlan) -> _Process:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.faults.run_players"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        started = cls(plan, process)
-        await started._write(asdict(plan))
-        return started
-
-    async def order(self, what: str, **facts: Any) -> None:
-        await self._write({"order": what, **facts})
-
-    async def wait_for(self, what: str, timeout_s: float) -> dict[str, Any] | None:
-        """What the process said, or None if it ended or was late."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(self._said[what])
-        except TimeoutError:
-            return None
-
-    def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-
-    async def wait_end(self) -> None:
-        async with asyncio.timeout(10):
-            await self._process.wait()
-            await self._reader
-
-    async def _write(self, order: dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(ConnectionError):
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            await self._process.stdin.drain()
-
-    async def _read(self) -> None:
-        assert self._process.stdout is not None
-        try:
-            async for line in self._process.stdout:
-                with contextlib.suppress(ValueError):
-                    said: dict[str, Any] = json.loads(line)
-                    if said["say"] == "counts":
-                        self.counts = said
-                    elif not self._said[said["say"]].done():
-                        self._said[said["say"]].set_result(said)
-        finally:
-            for waiting in self._said.values():
-                if not waiting.done():
-                    waiting.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 One process full of players of a fault run: the load test's players through the real client, with journals in files or
 in memory, every update with a counter in it, everything they do and are told in a crash-safe history.
 
-Orders come as JSON lines on stdin (the plan, `start`, `race`, `leave`); on stdout it says `ready`, `counts` five times
-a second, `settled`, `left`. The end of stdin ends it.
+Its orders (loadtest/told_process.py): the plan, `start`, `race`, `leave`. Its words: `ready`, `counts` five times a
+second, `played`, `settled`, `left`.
 
 Not here: what is done to the servers meanwhile (kinds.py).
 """
@@ -13,15 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import json
-import os
 import random
 import sys
 import traceback
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import uvloop
 from websockets.asyncio.client import connect
@@ -31,6 +28,7 @@ from loadtest.history import HistoryWriter, now_ms
 from loadtest.player import Counts, Habits, SimulatedPlayer
 from loadtest.storyline import Story, StoryStep
 from loadtest.target import Target
+from loadtest.told_process import open_orders, read_order, say
 from protocol.client.journal import FileJournal, Journal, MemoryJournal
 from protocol.client.player_client import PlayerClient
 from protocol.closes import CloseCode
@@ -181,18 +179,17 @@ class Players:
 
 
 async def _run() -> None:
-    orders = asyncio.StreamReader(limit=1 << 20)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
-    players = Players(PlayersPlan(**await _read_order(orders)))
+    orders = await open_orders()
+    players = Players(PlayersPlan(**await read_order(orders)))
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
     say("ready")
-    start_ms = float((await _read_order(orders))["start_ms"])
+    start_ms = float((await read_order(orders))["start_ms"])
     tasks = {
         asyncio.create_task(players.tell_counts(), name="counts"),
         asyncio.create_task(_settle(players, start_ms), name="play"),
     }
-    while (order := await _read_order(orders))["order"] != "leave":
+    while (order := await read_order(orders))["order"] != "leave":
         if order["order"] == "race":
             tasks.add(asyncio.create_task(players.race(order["players"]), name="race"))
     await asyncio.gather(*(player.leave() for player in players.players), return_exceptions=True)
@@ -208,19 +205,6 @@ async def _settle(players: Players, start_ms: float) -> None:
     except Exception as error:
         say("settled", unsettled=len(players.players), failure=repr(error))
         raise
-
-
-async def _read_order(orders: asyncio.StreamReader) -> dict[str, Any]:
-    line = await orders.readline()
-    if not line:
-        os._exit(1)  # nobody is left who could want anything from us
-    order: dict[str, Any] = json.loads(line)
-    return order
-
-
-def say(what: str, **facts: Any) -> None:
-    """Straight to the descriptor: a line is whole or absent, also when this process is killed."""
-    os.write(1, json.dumps({"say": what, **facts}).encode() + b"\n")
 
 
 def main() -> int:
