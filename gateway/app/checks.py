@@ -70,6 +70,8 @@ class PostgresFacts:
     schema_pending: tuple[str, ...]
     is_read_only: bool
     clock_ahead_s: float
+    append_only_gap: str = ""
+    """Why gateways and flushers could change events under this login; empty when they cannot."""
 
     @property
     def is_schema_current(self) -> bool:
@@ -133,6 +135,7 @@ async def get_postgres_facts(url: str) -> PostgresFacts:
     """
     import asyncpg
 
+    from persistence.cold.grants import find_append_only_gap
     from persistence.cold.migrate import check
     from persistence.errors import PersistenceError, StoreUnfit
 
@@ -147,6 +150,7 @@ async def get_postgres_facts(url: str) -> PostgresFacts:
             answered_at = time.time()
             is_read_only = await connection.fetchval("SHOW transaction_read_only") == "on"
             version = await connection.fetchval("SHOW server_version")
+            append_only_gap = await find_append_only_gap(connection)
     except StoreUnfit as error:
         raise UnfitDependency(
             f"DATABASE_URL {mask_url(url)} cannot be used: {mask_text(error.reason, url)}", error.advice
@@ -171,6 +175,7 @@ async def get_postgres_facts(url: str) -> PostgresFacts:
         schema_newest=status.newest,
         schema_pending=status.pending,
         is_read_only=is_read_only,
+        append_only_gap=append_only_gap,
         clock_ahead_s=_clock_ahead_s(float(now), asked_at, answered_at),
     )
 

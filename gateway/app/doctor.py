@@ -344,6 +344,17 @@ async def _examine_postgres(url: str) -> list[Finding]:
                 f"{typed_command()} migrate",
             )
         )
+    if facts.append_only_gap:
+        findings.append(
+            Finding(
+                "append-only",
+                State.WARN,
+                f"not in force: {facts.append_only_gap}",
+                f"{typed_command()} migrate as a login that may create roles, or grant wayhold_app to this login",
+            )
+        )
+    elif facts.is_schema_current:
+        findings.append(Finding("append-only", State.OK, "gateways and flushers cannot change what happened"))
     findings += _examine_clock("postgres clock", facts.clock_ahead_s)
     return findings
 

@@ -76,8 +76,11 @@ async def _migrate(url: str, as_json: bool) -> int:
         raise UnfitDependency(
             f"the migration stopped: {error}", "what was applied stays; run it again: wayhold migrate"
         ) from None
+    gap = (await get_postgres_facts(url)).append_only_gap
     if as_json:
-        print(json.dumps({"applied": applied}))
+        print(json.dumps({"applied": applied, "append_only_gap": gap}))
     else:
         print(f"applied {', '.join(applied)}" if applied else "nothing to do: the schema is current")
+        if gap:
+            print(f"events are not append-only: {gap}; migrate once as a login that may create roles")
     return ExitCode.OK

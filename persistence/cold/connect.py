@@ -11,6 +11,8 @@ from typing import Any
 
 import asyncpg
 
+from persistence.cold.grants import take_app_role
+
 CONNECT_TIMEOUT_S = 3.0
 COMMAND_TIMEOUT_S = 5.0
 
@@ -51,17 +53,26 @@ def is_broken(error: BaseException) -> bool:
 
 
 async def open_connection(database_url: str, *, application_name: str) -> Any:
-    """One connection for one owner."""
-    return await asyncpg.connect(
+    """One connection for one owner, as the role that may append only (grants.py)."""
+    connection = await asyncpg.connect(
         database_url,
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=COMMAND_TIMEOUT_S,
         server_settings={"application_name": application_name, "timezone": "UTC"},
     )
+    try:
+        await take_app_role(connection)
+    except BaseException:
+        connection.terminate()
+        raise
+    return connection
 
 
 async def open_pool(database_url: str, *, size_max: int, application_name: str) -> asyncpg.Pool[Any]:
-    """A pool that makes its connections when they are needed, so that a Postgres that is away does not stop a start."""
+    """
+    A pool that makes its connections when they are needed, so that a Postgres that is away does not stop a start; as
+    the role that may append only.
+    """
     return await asyncpg.create_pool(
         database_url,
         min_size=0,
@@ -72,6 +83,7 @@ async def open_pool(database_url: str, *, size_max: int, application_name: str) 
         # Nothing of ours leaves anything behind on a connection, and a reset is a transaction of its own: one for each
         # hello, beside the one that does the work.
         reset=_leave_as_it_is,
+        init=take_app_role,
         server_settings={"application_name": application_name, "timezone": "UTC"},
     )
 

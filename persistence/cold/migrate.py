@@ -2,12 +2,14 @@
 Brings a database to the schema of this release: numbered SQL files, each in a transaction of its own, forward only.
 
 Promise: two that migrate at once do not meet (an advisory lock); a migration is applied whole or not at all; a schema
-newer than this release is never touched. Partitions of the coming months are made here and by the flusher.
+newer than this release is never touched. Partitions of the coming months are made here and by the flusher; the role
+that may append only is made and granted here, where that is allowed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -17,7 +19,10 @@ from typing import Any
 import asyncpg
 
 from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS
+from persistence.cold.grants import grant_app_role
 from persistence.errors import StoreUnavailable, StoreUnfit
+
+log = logging.getLogger("wayhold.migrate")
 
 EVENTS_BACK_DAYS = 92
 """How far back an event may lie (an offline walk, see the gateway's bound of 90 days), with room for the clock."""
@@ -96,6 +101,9 @@ async def migrate(database_url: str) -> list[str]:
                 )
             applied.append(f"{migration.number:04d}_{migration.name}")
         await ensure_event_partitions(connection)
+        gap = await grant_app_role(connection)
+        if gap:
+            log.warning("events are not append-only: the role cannot be made or granted", extra={"reason": gap})
         return applied
     except UNAVAILABLE_ERRORS as error:
         raise StoreUnavailable("postgres", "migrate", error or type(error).__name__) from error
