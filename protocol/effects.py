@@ -10,8 +10,7 @@ Not here: the envelope of an update (frames.py), when it happened (the gateway b
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 from protocol.errors import ErrorCode, VoidUpdate
 from protocol.events import KNOWN_EVENTS, Event, Op, read_event
@@ -26,7 +25,7 @@ from protocol.limits import (
     VALUE_BYTES_MAX,
 )
 from protocol.state import KNOWN_KINDS, NAME_PATTERN
-from protocol.values import ValueRefused, ValueTooLarge, canonical_json, is_clean_text, quoted, to_millionths
+from protocol.values import ValueRefused, ValueTooLarge, canonical_text, is_clean_text, quoted, to_millionths
 
 __all__ = ["OPS", "CompiledUpdate", "Op", "VoidUpdate", "compile_update"]
 
@@ -78,19 +77,23 @@ def compile_update(event: object, effects: object) -> CompiledUpdate:
             raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "an update needs an event or effects")
         happened = None
         ops: list[Op] = []
+        size = 0
     else:
         happened = read_event(event, items_left)
         known = KNOWN_EVENTS.get(happened.type)
-        ops = known.imply(happened) if known is not None else []
-    effects_json = b""
-    if effects is not None and effects != []:
+        ops = [] if known is None else known.imply(happened)
+        size = len(happened.data_json)
+    if effects is None or effects == []:
+        effects_json = b""
+    else:
         effects_json = _compile_effects(effects, ops, items_left)
-    if len(effects_json) + (len(happened.data_json) if happened is not None else 0) > UPDATE_BYTES_MAX:
+    if len(effects_json) + size > UPDATE_BYTES_MAX:
         raise VoidUpdate(ErrorCode.TOO_LARGE, "the update is larger than 32 KiB as JSON")
     return CompiledUpdate(happened, effects_json, ops)
 
 
 def _compile_effects(effects: object, ops: list[Op], items_left: list[int]) -> bytes:
+    """Adds the ops, returns the effects as canonical JSON."""
     if type(effects) is not list:
         raise VoidUpdate(ErrorCode.INVALID_MESSAGE, "effects: must be an array")
     if len(effects) > EFFECTS_MAX:
@@ -98,7 +101,39 @@ def _compile_effects(effects: object, ops: list[Op], items_left: list[int]) -> b
     written: list[str] = []
     try:
         for effect in effects:
-            written.append(_compile_effect(effect, ops, items_left))
+            try:
+                verb, path, name, wanted, opening = _targets[effect["op"], effect["path"]]
+            except (KeyError, TypeError):
+                verb, path, name, wanted, opening = _find_target(effect)
+            if wanted is _COUNTER:
+                value = effect.get("value")
+                ops.append((verb, path, name, to_millionths(value)))
+                # A bool is an int to a format, but was no number just now.
+                text = value if type(value) is int else canonical_text(value)
+            elif wanted is _VALUE:
+                value = effect.get("value", _MISSING)
+                if value is _MISSING:
+                    raise ValueRefused("value: set needs one")
+                text = canonical_text(value, items_left)
+                value_json = text.encode()
+                if len(value_json) > VALUE_BYTES_MAX:
+                    raise ValueTooLarge("value: larger than 8 KiB as JSON")
+                if path == "current_location" and (
+                    type(value) is not str or not 1 <= len(value) <= CONTENT_ID_CHARS_MAX
+                ):
+                    raise ValueRefused("value: current_location is text of 1 to 255 characters")
+                ops.append((verb, path, name, value_json))
+            elif wanted is _SET:
+                value = effect.get("value")
+                if type(value) is not str or not 1 <= len(value) <= SET_MEMBER_CHARS_MAX or "\0" in value:
+                    raise ValueRefused("value: a member of a set is text of 1 to 128 characters")
+                ops.append((verb, path, name, value))
+                text = quoted(value)
+            else:
+                ops.append((verb, path, name, ""))
+                written.append(f"{opening}}}")
+                continue
+            written.append(f'{opening},"value":{text}}}')
         return f"[{','.join(written)}]".encode()
     except ValueTooLarge as refused:
         raise VoidUpdate(ErrorCode.TOO_LARGE, f"effects[{len(written)}]: {refused}") from None
@@ -109,54 +144,13 @@ def _compile_effects(effects: object, ops: list[Op], items_left: list[int]) -> b
         raise VoidUpdate(ErrorCode.INVALID_EFFECT, "effects: text with a lone surrogate") from None
 
 
-def _compile_effect(effect: Any, ops: list[Op], items_left: list[int]) -> str:
-    """Adds the op, returns the effect as canonical JSON."""
-    if type(effect) is not dict:
-        raise ValueRefused("must be a map")
-    read = effect.get
-    verb, path = read("op"), read("path")
-    # The lengths are judged before the cache sees the texts, so that nobody can fill it with large ones.
-    if type(verb) is not str or len(verb) > _VERB_CHARS_MAX:
-        raise ValueRefused("op: must be set, unset, incr, max, add or remove")
-    if type(path) is not str or len(path) > _PATH_CHARS_MAX:
-        raise ValueRefused(_BAD_PATH)
-    name, wanted, opening = _target(verb, path)
-    if wanted == "counter":
-        value = read("value")
-        # A bool is an int to a format, so the number is judged first.
-        ops.append((verb, path, name, to_millionths(value)))
-        return f'{opening},"value":{value if type(value) is int else canonical_json(value).decode()}}}'
-    if wanted == "set":
-        member = read("value")
-        if type(member) is not str or not 1 <= len(member) <= SET_MEMBER_CHARS_MAX or "\0" in member:
-            raise ValueRefused("value: a member of a set is text of 1 to 128 characters")
-        ops.append((verb, path, name, member))
-        return f'{opening},"value":{quoted(member)}}}'
-    if wanted == "value":
-        value = read("value", _MISSING)
-        if value is _MISSING:
-            raise ValueRefused("value: set needs one")
-        value_json = canonical_json(value, items_left)
-        if len(value_json) > VALUE_BYTES_MAX:
-            raise ValueTooLarge("value: larger than 8 KiB as JSON")
-        if path == "current_location" and (type(value) is not str or not 1 <= len(value) <= CONTENT_ID_CHARS_MAX):
-            raise ValueRefused("value: current_location is text of 1 to 255 characters")
-        ops.append((verb, path, name, value_json))
-        return f'{opening},"value":{value_json.decode()}}}'
-    ops.append((verb, path, name, ""))
-    return f"{opening}}}"
-
-
 _MISSING: Final = object()
 
-_WANTS: Final = {
-    "set": "value",
-    "unset": "",
-    "incr": "counter",
-    "max": "counter",
-    "add": "set",
-    "remove": "set",
-}
+# Compared by identity: each of them is one object.
+_VALUE: Final = "value"
+_COUNTER: Final = "counter"
+_SET: Final = "set"
+_WANTS: Final = {"set": _VALUE, "unset": "", "incr": _COUNTER, "max": _COUNTER, "add": _SET, "remove": _SET}
 OPS: Final = tuple(_WANTS)
 
 _VERB_CHARS_MAX: Final = max(map(len, OPS))
@@ -164,16 +158,29 @@ _PATH_CHARS_MAX: Final = NAME_CHARS_MAX + 1 + KEY_CHARS_MAX
 _BAD_PATH: Final = "path: must be a name, or a name, a dot and a key of 1 to 128 characters"
 
 
-# Games use few paths and use them all the time. Refusals are not cached: a hostile path cannot push a good one out.
-@lru_cache(maxsize=4096)
-def _target(verb: str, path: str) -> tuple[str, str, str]:
+_Target = tuple[str, str, str, str, str]
+"""Verb, path, name, the kind that the op wants, the opening of the effect as JSON."""
+
+# Games use few paths and use them all the time. Refusals are not kept, lengths are judged before, and when it is full it
+# begins anew: a hostile client can neither fill memory nor keep good paths out for long.
+_TARGETS_MAX: Final = 4096
+_targets: dict[tuple[str, str], _Target] = {}
+
+
+def _find_target(effect: object) -> _Target:
     """
-    (name, the kind that the op wants, the opening of the effect as JSON) for a path that is well formed and may be of
-    that kind.
+    The target of an effect whose verb and path are well formed and fit each other.
 
     Raises:
-        ValueRefused: bad op, bad path, or a known name of another kind.
+        ValueRefused: no effect, bad op, bad path, or a known name of another kind.
     """
+    if type(effect) is not dict:
+        raise ValueRefused("must be a map")
+    verb, path = effect.get("op"), effect.get("path")
+    if type(verb) is not str or len(verb) > _VERB_CHARS_MAX:
+        raise ValueRefused("op: must be set, unset, incr, max, add or remove")
+    if type(path) is not str or len(path) > _PATH_CHARS_MAX:
+        raise ValueRefused(_BAD_PATH)
     wanted = _WANTS.get(verb)
     if wanted is None:
         raise ValueRefused("op: must be set, unset, incr, max, add or remove")
@@ -189,4 +196,8 @@ def _target(verb: str, path: str) -> tuple[str, str, str]:
         fits = known in (None, wanted)
     if not fits:
         raise ValueRefused("path: is of another kind than the op")
-    return name, wanted, f'{{"op":"{verb}","path":{quoted(path)}'
+    target = (verb, path, name, wanted, f'{{"op":"{verb}","path":{quoted(path)}')
+    if len(_targets) >= _TARGETS_MAX:
+        _targets.clear()
+    _targets[verb, path] = target
+    return target

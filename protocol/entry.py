@@ -32,18 +32,30 @@ class EntryIds:
     An entry id tells histories apart and is the id of the event row, so it is never made twice.
     """
 
-    __slots__ = ("_count", "_node")
+    __slots__ = ("_at_ms", "_count", "_head", "_node", "_tail")
 
     def __init__(self) -> None:
         self._node = secrets.randbits(62)
         self._count = secrets.randbits(12)
+        # What does not change from one id to the next is kept as text: an id costs as much as all else about an entry.
+        self._at_ms = -1
+        self._head = ""
+        self._tail = self._make_tail()
 
     def next(self, now_ms: int | None = None) -> str:
-        self._count = count = self._count + 1
         if now_ms is None:
             now_ms = time.time_ns() // 1_000_000
-        tail = 0x8000000000000000 | ((self._node + (count >> 12)) & 0x3FFFFFFFFFFFFFFF)
-        return f"{now_ms & 0xFFFFFFFFFFFF:012x}7{count & 0xFFF:03x}{tail:016x}"
+        if now_ms != self._at_ms:
+            self._at_ms = now_ms
+            self._head = f"{now_ms & 0xFFFFFFFFFFFF:012x}7"
+        self._count = count = self._count + 1
+        low = count & 0xFFF
+        if low == 0:
+            self._tail = self._make_tail()
+        return f"{self._head}{low:03x}{self._tail}"
+
+    def _make_tail(self) -> str:
+        return f"{0x8000000000000000 | ((self._node + (self._count >> 12)) & 0x3FFFFFFFFFFFFFFF):016x}"
 
 
 OPERATOR_EDIT = "operator_edit"

@@ -9,6 +9,7 @@ Not here: effects that a client writes itself (effects.py), and what an op does 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 from protocol.errors import ErrorCode, VoidUpdate
@@ -137,7 +138,7 @@ def _imply_waypoint_visited(event: Event) -> list[Op]:
     place = _member(event)
     ops: list[Op] = [
         ("add", "visited_waypoints", "visited_waypoints", place),
-        ("set", "current_location", "current_location", quoted(place).encode()),
+        ("set", "current_location", "current_location", _as_json(place)),
     ]
     distance = event.data.get("distance_traveled")
     if (type(distance) is float or type(distance) is int) and distance >= 0:
@@ -146,7 +147,7 @@ def _imply_waypoint_visited(event: Event) -> list[Op]:
 
 
 def _imply_location_reached(event: Event) -> list[Op]:
-    return [("set", "current_location", "current_location", quoted(event.content_id or "").encode())]
+    return [("set", "current_location", "current_location", _as_json(event.content_id or ""))]
 
 
 def _imply_quest_started(event: Event) -> list[Op]:
@@ -175,6 +176,12 @@ def _imply_item_collected(event: Event) -> list[Op]:
 def _imply_nothing(event: Event) -> list[Op]:
     # Its effect is not on the state: the flush adds achievements to the profile and completion to its columns.
     return []
+
+
+# The places of a game are few and come again and again; none is longer than CONTENT_ID_CHARS_MAX.
+@lru_cache(maxsize=4096)
+def _as_json(place: str) -> bytes:
+    return quoted(place).encode()
 
 
 def _member(event: Event) -> str:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.sessions.faults import retry_after_ms
 from gateway.sessions.rules import BAD_FRAMES_MAX, BAD_FRAMES_PERIOD_S, FRAMES_PER_S_MAX, QUEUE_BYTES_MAX
-from gateway.sessions.token_bucket import TokenBucket
 from persistence.hot.shapes import GroupHeader, HotUpdate
 from persistence.progress_key import ProgressKey
 from protocol import frames
@@ -76,9 +75,10 @@ class Connection:
     """
 
     __slots__ = (
+        "allowance",
+        "allowance_at",
         "bad_frames",
         "bad_since",
-        "bucket",
         "claims",
         "clock_offset_ms",
         "codec",
@@ -163,7 +163,8 @@ class Connection:
         self.queries = 0
 
         # Manners.
-        self.bucket = TokenBucket(node.rules.updates_per_s, node.rules.updates_burst, now)
+        self.allowance: float = node.rules.updates_burst
+        self.allowance_at = now
         self.frames = 0
         self.frames_since = now
         self.bad_frames = 0
@@ -222,6 +223,27 @@ class Connection:
         """Have the timer look at a connection that was welcomed, or whose token has changed."""
         look = now + self.node.rules.silence_s
         self.wire.schedule(look if self.token_due is None else min(look, self.token_due))
+
+    def take_allowance(self) -> bool:
+        """
+        Whether one update more is within the rate: a bucket of tokens (token_bucket.py), here without an object of its
+        own for each connection.
+        """
+        rules = self.node.rules
+        now = self.heard_at
+        allowance = self.allowance + (now - self.allowance_at) * rules.updates_per_s
+        self.allowance_at = now
+        if allowance > rules.updates_burst:
+            allowance = rules.updates_burst
+        if allowance < 1:
+            self.allowance = allowance
+            return False
+        self.allowance = allowance - 1
+        return True
+
+    def allowance_wait_ms(self) -> int:
+        """How long until `take_allowance` says yes, as of the last time."""
+        return max(1, round((1 - self.allowance) / self.node.rules.updates_per_s * 1000))
 
     def count_frame(self, now: float) -> bool:
         """Count a frame of any kind; False when it was one too many and the connection is over."""

@@ -27,20 +27,22 @@ PINGS_MAX = 4
 """Open pings of one connection that wait for a look at the hot copy; more are answered without one."""
 
 
+_ENDED = Phase.ENDED
+
+
 def receive(connection: Connection, payload: bytes) -> None:
     """One message of a connection. Never raises."""
-    if connection.phase is Phase.ENDED:
+    if connection.phase is _ENDED:
         return
     connection.heard_at = now = connection.node.clock()
     if not connection.count_frame(now):
         return
     try:
         frame = parse_client_frame(connection.codec.decode(payload))
+        connection.suspended_until = 0.0
         if type(frame) is Update:
-            connection.suspended_until = 0.0
             take_updates(connection, (frame,))
         else:
-            connection.suspended_until = 0.0
             HANDLERS[type(frame)](connection, frame)
     except FrameError as fault:
         _refuse(connection, fault)

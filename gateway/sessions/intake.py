@@ -23,10 +23,14 @@ from protocol.frames import Update
 EVENT_TYPE_OF_UPDATE = "update"
 """The event type of an update that carries no event."""
 
+_PLAYING = Phase.PLAYING
+# The class's own __new__ is Python and costs as much as an entry id.
+_new_update = tuple.__new__
+
 
 def take_updates(connection: Connection, updates: Sequence[Update]) -> None:
     """Queue what is next in line; one error for the first that cannot be taken."""
-    if connection.phase is not Phase.PLAYING:
+    if connection.phase is not _PLAYING:
         if connection.phase is Phase.WAITING or connection.phase is Phase.OPENING:
             connection.send_error(ErrorCode.NOT_IN_SESSION, "say hello first", seq=updates[0].seq)
         # While the copy is being rebuilt the client does not know yet that it must go back; it will be told.
@@ -34,95 +38,64 @@ def take_updates(connection: Connection, updates: Sequence[Update]) -> None:
     if connection.wants_leave:
         return  # nothing can follow a leave; it stays in the journal
     node = connection.node
-    now = connection.heard_at
+    now_ms = node.now_ms()
+    queue = connection.queue
     queued = False
     for update in updates:
         seq = update.seq
-        if seq > connection.expected:
+        expected = connection.expected
+        if seq > expected:
             if not connection.is_held:
                 connection.is_held = True
-                connection.send_error(
-                    ErrorCode.SEQUENCE_GAP,
-                    f"expected {connection.expected}",
-                    seq=seq,
-                    expected=connection.expected,
-                )
+                connection.send_error(ErrorCode.SEQUENCE_GAP, f"expected {expected}", seq=seq, expected=expected)
             continue
-        if not connection.bucket.take(1, now):
-            if seq < connection.expected:
+        if not connection.take_allowance():
+            if seq < expected:
                 continue  # a repeat: the next ack covers it
             connection.is_held = True
             connection.send_error(
-                ErrorCode.RATE_LIMITED,
-                "too many updates",
-                seq=seq,
-                retry_after_ms=max(1, round(connection.bucket.wait_s() * 1000)),
+                ErrorCode.RATE_LIMITED, "too many updates", seq=seq, retry_after_ms=connection.allowance_wait_ms()
             )
             continue
-        if seq == connection.expected:
+        if seq == expected:
             connection.expected = seq + 1
             connection.is_held = False
-        hot_update = make_hot_update(connection, update)
-        connection.queue.append(hot_update)
+        hot_update = make_hot_update(connection, update, now_ms)
+        queue.append(hot_update)
         connection.queue_bytes += len(hot_update.body)
         if update.durable:
             connection.is_durable = True
         queued = True
     if queued:
         connection.check_window()
-        node.committer.enqueue(connection)
+        if not connection.is_ready:
+            node.committer.enqueue(connection)
 
 
-def make_hot_update(connection: Connection, update: Update) -> HotUpdate:
+def make_hot_update(connection: Connection, update: Update, now_ms: int) -> HotUpdate:
     """What goes to the store: the entry to keep and the operations to do, or a void entry."""
     node = connection.node
-    now_ms = node.now_ms()
+    seq = update.seq
     try:
         if update.skip:
             raise VoidUpdate(ErrorCode.BAD_FRAME, "skipped by the client")
         compiled = compile_update(update.event, update.effects)
-        if node.content_rules and compiled.event is not None:
+        event = compiled.event
+        if node.content_rules and event is not None:
             rules = node.content_rules.get(connection.key.experience)
             if rules is not None:
-                rules.take(compiled.event)
+                rules.take(event)
     except VoidUpdate as void:
-        body = encode_update_body(
-            connection.device,
-            update.seq,
-            now_ms,
-            now_ms,
-            connection.session_id,
-            EVENT_TYPE_OF_UPDATE,
-            None,
-            b"{}",
-            b"",
-            None,
-            None,
-        )
-        return HotUpdate(update.seq, node.entry_ids.next(now_ms), body, [], (int(void.code), void.message))
-    event = compiled.event
+        body = _encode_plain_body(connection, seq, now_ms, b"{}")
+        return HotUpdate(seq, node.entry_ids.next(now_ms), body, (), (int(void.code), void.message))
     if event is None:
-        body = encode_update_body(
-            connection.device,
-            update.seq,
-            now_ms,
-            now_ms,
-            connection.session_id,
-            EVENT_TYPE_OF_UPDATE,
-            None,
-            compiled.effects_json,  # what such a row shows as its data
-            b"",
-            None,
-            None,
-        )
+        # The effects are what such a row shows as its data.
+        body = _encode_plain_body(connection, seq, now_ms, compiled.effects_json)
     else:
-        happened_ms = (
-            now_ms if event.at_ms is None else when_it_happened(event.at_ms, connection.clock_offset_ms, now_ms)
-        )
         body = encode_update_body(
             connection.device,
-            update.seq,
-            happened_ms,
+            seq,
+            now_ms if event.at_ms is None else when_it_happened(event.at_ms, connection.clock_offset_ms, now_ms),
             now_ms,
             connection.session_id,
             event.type,
@@ -132,7 +105,24 @@ def make_hot_update(connection: Connection, update: Update) -> HotUpdate:
             event.lat,
             event.lng,
         )
-    return HotUpdate(update.seq, node.entry_ids.next(now_ms), body, compiled.ops)
+    return _new_update(HotUpdate, (seq, node.entry_ids.next(now_ms), body, compiled.ops, None))
+
+
+def _encode_plain_body(connection: Connection, seq: int, now_ms: int, data_json: bytes) -> bytes:
+    """Of an update that carries no event."""
+    return encode_update_body(
+        connection.device,
+        seq,
+        now_ms,
+        now_ms,
+        connection.session_id,
+        EVENT_TYPE_OF_UPDATE,
+        None,
+        data_json,
+        b"",
+        None,
+        None,
+    )
 
 
 def when_it_happened(at_ms: int, clock_offset_ms: int, now_ms: int) -> int:

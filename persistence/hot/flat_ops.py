@@ -26,32 +26,31 @@ _VERBS = {"set": SET, "unset": UNSET, "incr": INCR, "max": MAX, "add": ADD, "rem
 class FieldList:
     """The fields that the operations of one group touch, each named once, in the order of their places."""
 
-    __slots__ = ("_places", "names")
+    __slots__ = ("_places",)
 
     def __init__(self) -> None:
-        self.names: list[str] = []
         self._places: dict[str, int] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._places)
 
     def refer(self, ops: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Operations as `protocol.effects` makes them, with places instead of names."""
         items: list[Any] = []
-        place = self._place
+        places = self._places
+        place = places.setdefault  # a field that is new gets the next place
         for op in ops:
-            verb, path, name, argument = op[:4]
-            number = _VERBS[verb]
+            number = _VERBS[op[0]]
             if number >= ADD:
-                items += (number, place(f"m:{name}.{argument}"), place(f"s:{name}"))
+                member, mark = f"m:{op[2]}.{op[3]}", "s:" + op[2]
+                items += (number, place(member, len(places) + FIRST_PLACE), place(mark, len(places) + FIRST_PLACE))
                 if number == ADD_UNLESS:
-                    items.append(place(f"m:{op[4]}.{argument}"))
+                    items.append(place(f"m:{op[4]}.{op[3]}", len(places) + FIRST_PLACE))
             elif number == UNSET:
-                items += (number, place(f"v:{path}"), place(f"c:{path}"))
+                value, counter = "v:" + op[1], "c:" + op[1]
+                items += (number, place(value, len(places) + FIRST_PLACE), place(counter, len(places) + FIRST_PLACE))
             else:
-                items += (number, place(f"v:{path}" if number == SET else f"c:{path}"), argument)
+                leaf = ("v:" if number == SET else "c:") + op[1]
+                items += (number, place(leaf, len(places) + FIRST_PLACE), op[3])
         return items
-
-    def _place(self, field: str) -> int:
-        place = self._places.get(field)
-        if place is None:
-            self.names.append(field)
-            self._places[field] = place = len(self.names) + FIRST_PLACE - 1
-        return place

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from protocol.effects import _target, compile_update
+from protocol import effects as effects_module
+from protocol.effects import compile_update
 from protocol.errors import ErrorCode, VoidUpdate
 
 VISIT = {
@@ -118,11 +119,11 @@ def test_messages_point_at_the_effect_and_quote_nothing() -> None:
 
 
 def test_nobody_can_fill_the_cache_of_paths_with_large_texts() -> None:
-    before = _target.cache_info().currsize
+    before = len(effects_module._targets)
     for path in ("x" * 30_000, "flags." + "k" * 30_000, "BAD", "inventory.a"):
         assert void_code(None, [{"op": "set", "path": path, "value": 1}]) == ErrorCode.INVALID_EFFECT
     assert void_code(None, [{"op": "x" * 30_000, "path": "a", "value": 1}]) == ErrorCode.INVALID_EFFECT
-    assert _target.cache_info().currsize == before
+    assert len(effects_module._targets) == before
 
 
 @pytest.mark.parametrize("surrogate", ["\ud800", "a\udfff"])
@@ -155,3 +156,12 @@ def test_one_hostile_update_costs_little() -> None:
         started = time.perf_counter()
         assert void_code(event, None) == ErrorCode.TOO_LARGE
         assert time.perf_counter() - started < 0.05
+
+
+def test_the_cache_of_paths_is_bounded_and_never_in_the_way() -> None:
+    for number in range(effects_module._TARGETS_MAX + 10):
+        compile_update(None, [{"op": "incr", "path": f"collectibles.made_up_{number}", "value": 1}])
+        assert len(effects_module._targets) <= effects_module._TARGETS_MAX
+    assert compile_update(None, [{"op": "add", "path": "inventory", "value": "lamp"}]).ops == [
+        ("add", "inventory", "inventory", "lamp")
+    ]
