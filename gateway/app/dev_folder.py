@@ -19,6 +19,7 @@ from gateway.app.settings import read_jwt_secret
 from persistence.embedded.data_folder import DataFolder
 
 SECRET_FILE = "jwt_secret"
+BACKUPS = "backups"
 OUR_NAMES = frozenset(
     {
         "lock",
@@ -31,12 +32,14 @@ OUR_NAMES = frozenset(
         "logs",
         "run",
         "walk",
+        "upgrade",
         SECRET_FILE,
         READY_FILE,
     }
 )
 # What may lie in a folder that is meant for us: set-up tools put these there.
-HARMLESS_NAMES = frozenset({"lost+found", ".gitkeep", ".gitignore", ".DS_Store"})
+# Backups are ours, and stay all the same: emptying the folder must not take what would bring its contents back.
+HARMLESS_NAMES = frozenset({"lost+found", ".gitkeep", ".gitignore", ".DS_Store", BACKUPS})
 OTHER_FOLDER = "choose another folder with --data-dir"
 
 
@@ -102,7 +105,8 @@ def make_secret(data_dir: Path) -> Path:
 
 
 def _is_ours(name: str) -> bool:
-    # postgres.incomplete-1: a half-made folder that was put aside; .ready.json.123: half-written by a killed process.
+    # postgres.incomplete-1, postgres.old-18: put aside; postgres.program-18: to read such data with;
+    # .ready.json.123: half-written by a killed process.
     return name in OUR_NAMES or name.startswith(
-        ("postgres.incomplete", f".{READY_FILE}.", f".{SECRET_FILE}.", ".probe-")
+        ("postgres.incomplete", "postgres.old-", "postgres.program-", f".{READY_FILE}.", f".{SECRET_FILE}.", ".probe-")
     )

@@ -32,6 +32,8 @@ COMMANDS: dict[str, str] = {
     "analytics": "gateway.app.analytics",
     "fill": "gateway.app.fill",
     "deadletters": "gateway.app.deadletters",
+    "backup": "gateway.app.backup",
+    "restore": "gateway.app.restore",
     "export": "gateway.app.export",
     "erase": "gateway.app.erase",
 }

@@ -69,6 +69,11 @@ class DataFolder:
         for name in ("valkey", "postgres", "postgres.new", "sockets"):
             _remove(self.path / name)
 
+    def remove_hot_data(self) -> None:
+        """Empty Valkey alone: after a restore its copies are of another history. It must be down."""
+        assert self._fd is not None, "the folder is closed"
+        _remove(self.path / "valkey")
+
     def close(self) -> None:
         if self._fd is None:
             return

@@ -61,6 +61,16 @@ class EmbeddedPostgres(EmbeddedServer):
     # SIGINT is the "fast" end: SIGTERM would wait until every client has gone by itself.
     stop_signal: ClassVar[signal.Signals] = signal.SIGINT
 
+    def __init__(self, data_dir: Path | str, *, for_tests: bool = False, binary: ServerBinary | None = None) -> None:
+        """`binary`: another Postgres than the installed one, for data of its major version."""
+        super().__init__(data_dir, for_tests=for_tests)
+        self._given_binary = binary
+
+    @cached_property
+    def binary(self) -> ServerBinary:
+        """Raises EmbeddedUnfit: there is none."""
+        return self._given_binary or get_postgres()
+
     @property
     def url(self) -> str:
         return self.get_url(DATABASE)
@@ -78,7 +88,7 @@ class EmbeddedPostgres(EmbeddedServer):
         run_sql(self.socket_dir / f".s.PGSQL.{PORT}", USER, database, sql)
 
     def _bring_up(self) -> Iterator[None]:
-        binary = get_postgres()
+        binary = self.binary
         folder = self._data_dir.resolve() / "postgres"
         _check_folder(folder, binary)
         yield from self._take_lock(lambda command: _is_postgres_on(command, folder), lambda: _list_strays(folder))
@@ -200,7 +210,7 @@ def _check_folder(folder: Path, binary: ServerBinary) -> None:
     if major != str(binary.major):
         raise EmbeddedUnfit(
             f"{folder} was made by PostgreSQL {major}, and the installed one is {binary.version}",
-            f"install PostgreSQL {major} again (then pg_dump), use another --data-dir, or move that folder away",
+            f"wayhold dev --upgrade-data converts it; or install PostgreSQL {major} again, or use another --data-dir",
         )
 
 
