@@ -28,6 +28,7 @@ from persistence.flusher.write import WriteReport, write_copies
 from persistence.hot.shapes import HotUpdate, Outcome
 from persistence.hot.store import Settlement, Snapshot
 from persistence.progress_key import ProgressKey
+from tests.property.rollup_truth import list_rollup_drift
 from tests.stores.conftest import StorePlayer, Stores, stores  # noqa: F401
 
 SCHEDULES = int(os.environ.get("WAYHOLD_SCHEDULES", "60"))
@@ -56,7 +57,8 @@ class World:
 
     def __init__(self, rng: random.Random, at: Stores, connection: Any) -> None:
         self.rng, self.stores, self.postgres = rng, at, connection
-        self.key = ProgressKey(str(uuid.uuid4()), "wylding-woods")
+        # An experience of its own, so that its rollups are this world's alone.
+        self.key = ProgressKey(str(uuid.uuid4()), f"woods-{uuid.uuid4()}")
         self.devices = [Device(StorePlayer(at.hot, at.cold, self.key, device)) for device in DEVICES]
         self.made: dict[tuple[str, int], bool] = {}
         self.loads: list[tuple[ColdProgress, int]] = []
@@ -80,7 +82,8 @@ class World:
         ]
         if is_bad:
             effects.append({"op": "incr", "path": f"last.{d.player.device}", "value": 1})
-        d.journal.append(d.player.make({"type": "step", "content_id": str(d.made)}, effects, seq=d.made))
+        at_ms = 1_700_000_000_000 + self.rng.randrange(-100_000_000, 100_000_000)
+        d.journal.append(d.player.make({"type": "step", "content_id": str(d.made)}, effects, seq=d.made, at_ms=at_ms))
         self.made[(d.player.device, d.made)] = is_bad
 
     async def hydrate(self) -> None:
@@ -158,6 +161,7 @@ class World:
         async with self.postgres.transaction():
             report = await write_copies(self.postgres, [parse_snapshot(snapshot)])
         assert not report.refused and not report.dead_letters
+        assert await list_rollup_drift(self.postgres, self.key.experience) == [], "rollups drift"
         for copy, row in report.unmatched:
             is_thrown, thrown = await self.stores.hot.discard_if_diverged(copy.key, row.version, row.last_entry)
             self.thrown_away += thrown if is_thrown else 0
