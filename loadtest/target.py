@@ -75,13 +75,17 @@ class Target:
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `walk` and `loadtest` share."""
     parser.add_argument(
-        "--url", help="play URL, ws(s)://HOST:PORT/v1/play (default: that of the running `wayhold dev`)"
+        "--url", metavar="URL", help="play URL, ws(s)://HOST:PORT/v1/play (default: that of the running `wayhold dev`)"
     )
     tokens = parser.add_mutually_exclusive_group()
-    tokens.add_argument("--token", help="the player's token (one player only)")
+    tokens.add_argument("--token", metavar="JWT", help="the player's token (one player only)")
     tokens.add_argument("--token-secret-file", type=Path, metavar="FILE", help="file with the HS256 secret for tokens")
-    parser.add_argument("--database-url", help="Postgres to look into afterwards (default: that of the running `dev`)")
-    parser.add_argument("--data-dir", type=Path, help="data folder of the running `wayhold dev` (default: .data)")
+    parser.add_argument(
+        "--database-url", metavar="URL", help="Postgres to look into afterwards (default: that of the running `dev`)"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="data folder of the running `wayhold dev` (default: .data)"
+    )
 
 
 def check_json_file(file: Path | None) -> None:

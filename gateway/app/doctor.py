@@ -26,7 +26,7 @@ from gateway.app.children import open_listeners
 from gateway.app.dev_folder import check_is_ours
 from gateway.app.errors import CommandError, ExitCode, PortTaken, SettingsError
 from gateway.app.experience_files import load_experiences
-from gateway.app.launch import FILES_WANTED
+from gateway.app.launch import FILES_SPARE, FILES_WANTED
 from gateway.app.ops_client import find_json, find_metrics
 from gateway.app.ready import FILE_NAME, Ready, find_running, is_alive, read_ready
 from gateway.app.settings import Settings
@@ -35,7 +35,6 @@ from gateway.app.typed import typed_command, typed_data_dir
 from persistence.embedded.data_folder import find_owner_pid
 
 CLOCK_SKEW_WARN_S = 2.0
-FILES_SPARE = 200  # descriptors of a process that are no players: pools, logs, libraries
 MEMORY_WARN_PART = 0.8
 OLDEST_PENDING_INTERVALS = 3.0
 PYTHON_FLOOR = (3, 11)
@@ -95,7 +94,7 @@ def examine(args: argparse.Namespace) -> Iterator[Finding]:
         yield from examine_servers_of_wheels(settings)
     yield from examine_folder(settings, running)
     yield from examine_ports(settings, running)
-    yield from examine_limits(settings)
+    yield from examine_limits(settings, is_crowd_given=loaded.is_given("connections_max"))
     yield from examine_key(settings)
     redis_url = settings.redis_url or (running.redis_url if running else None)
     database_url = settings.database_url or (running.database_url if running else None)
@@ -222,10 +221,11 @@ def examine_ports(settings: Settings, running: Ready | None) -> Iterator[Finding
         )
 
 
-def examine_limits(settings: Settings) -> Iterator[Finding]:
+def examine_limits(settings: Settings, *, is_crowd_given: bool) -> Iterator[Finding]:
+    """A gateway takes as many players as it has files for; that is worth a warning only to whoever wants more."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     possible = FILES_WANTED if hard == resource.RLIM_INFINITY else min(hard, FILES_WANTED)
-    if possible < settings.connections_max + FILES_SPARE:
+    if is_crowd_given and possible < settings.connections_max + FILES_SPARE:
         yield Finding(
             "open files",
             State.WARN,
@@ -233,7 +233,10 @@ def examine_limits(settings: Settings) -> Iterator[Finding]:
             f"raise it (ulimit -n {settings.connections_max + FILES_SPARE}), or lower WAYHOLD_CONNECTIONS_MAX",
         )
     else:
-        yield Finding("open files", State.OK, f"{possible} for each process")
+        players = min(settings.connections_max, possible - FILES_SPARE)
+        yield Finding(
+            "open files", State.OK, f"{possible} for each process, so up to {players} players for each gateway"
+        )
     cores = os.cpu_count() or 1
     if settings.workers > cores:
         yield Finding(

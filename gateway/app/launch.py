@@ -26,6 +26,8 @@ STAGE_VALKEY, STAGE_POSTGRES, STAGE_FLUSHERS, STAGE_GATEWAYS = range(4)
 STOP_MARGIN_S = 2.0  # after its own deadline a child is not trusted to end by itself
 START_DEADLINE_S = 30.0
 FILES_WANTED = 65_536
+FILES_SPARE = 200
+"""Descriptors of a process that are no players: pools, logs, libraries."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,12 @@ def child_environment(settings: Settings, metrics_dir: Path) -> dict[str, str]:
     if root.name not in ("site-packages", "dist-packages"):
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(root), environment.get("PYTHONPATH", "")]))
     return environment
+
+
+def count_connections_possible(connections_max: int) -> int:
+    """How many players this process can hold: each is a file, and some files are needed for other things."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return connections_max if soft == resource.RLIM_INFINITY else max(1, min(connections_max, soft - FILES_SPARE))
 
 
 def raise_file_limit() -> None:

@@ -136,7 +136,7 @@ def get_running(data_dir: Path, ready_json: Path | None = None) -> Ready:
             raise NotReady(f"process {owner} is starting or stopping on {data_dir}", f"look into {data_dir / 'logs'}")
     if running is None:
         where = f"{ready_json} names no running process" if ready_json else f"no wayhold runs on {data_dir}"
-        raise NotRunning(where, "start one: wayhold dev" + ("" if ready_json else f" --data-dir {data_dir}"))
+        raise NotRunning(where, _how_to_start(None if ready_json else data_dir))
     return running
 
 
@@ -160,3 +160,18 @@ def _is_zombie(pid: int) -> bool:
     except OSError:
         return False
     return text.rpartition(")")[2].split()[:1] == ["Z"]
+
+
+def _how_to_start(data_dir: Path | None) -> str:
+    """The line to type: in a source tree with the folder of every day, the one that a newcomer has typed before."""
+    from gateway.app.typed import typed_command, typed_data_dir
+
+    folder = "" if data_dir is None else typed_data_dir(data_dir)
+    command = f"{typed_command()} dev{folder}"
+    return f"start one: {command}" if folder or not is_source_tree() else f"start one: make run (or {command})"
+
+
+def is_source_tree() -> bool:
+    """Whether we are where `make run` works."""
+    makefile = Path("Makefile")
+    return makefile.is_file() and "wayhold dev" in makefile.read_text("utf-8", "replace")

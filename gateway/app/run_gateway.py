@@ -19,12 +19,13 @@ import secrets
 import socket
 import sys
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.children import open_listeners
 from gateway.app.errors import ExitCode, find_command_error
 from gateway.app.experience_files import load_experiences
-from gateway.app.launch import raise_file_limit
+from gateway.app.launch import count_connections_possible, raise_file_limit
 from gateway.app.ops_http import OpsServer, StoreHealth, make_ops_app
 from gateway.app.serve import require_server_urls
 from gateway.app.settings import Settings
@@ -65,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
     inheritance = inherit(f"gateway-{args.worker}")
     set_up_logs(settings.log_level, settings.log_format, inheritance.process)
     raise_file_limit()
+    possible = count_connections_possible(settings.connections_max)
+    if possible < settings.connections_max:
+        # Past it, accepting would fail; this way whoever is too much is told to come back.
+        log.info("connections_max_lowered", connections_max=possible, why="open files (ulimit -n)")
+        settings = replace(settings, connections_max=possible)
     main = run_gateway(settings, inheritance, worker=args.worker)
     if sys.platform == "win32":
         return asyncio.run(main)

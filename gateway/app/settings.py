@@ -420,7 +420,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for setting in list_settings():
-            object.__setattr__(self, setting.name, _checked(setting, getattr(self, setting.name)))
+            object.__setattr__(self, setting.name, check_value(setting, getattr(self, setting.name)))
         for relation in RELATIONS:
             relation.check(self)
 
@@ -577,8 +577,13 @@ def parse_value(setting: Setting, text: str, where: str) -> Any:
     return text
 
 
-def _checked(setting: Setting, value: Any) -> Any:
-    """The value in its kind and within its bounds. Raises SettingsError naming the setting."""
+def check_value(setting: Setting, value: Any, where: str | None = None) -> Any:
+    """
+    The value in its kind and within its bounds. `where` is the place that was typed or written into, by default the
+    environment variable.
+
+    Raises SettingsError naming the setting, and where to change it.
+    """
     if value is None:
         if setting.is_optional:
             return None
@@ -597,7 +602,9 @@ def _checked(setting: Setting, value: Any) -> Any:
         # The comparison is written so that NaN fails it.
         is_in = (setting.low is None or value >= setting.low) and (setting.high is None or value <= setting.high)
         if not is_in or value in (float("inf"), float("-inf")) or value != value:
-            raise SettingsError(f"{setting.name} is {value}, outside {setting.bounds}", f"change {setting.env}")
+            raise SettingsError(
+                f"{setting.name} is {value}, outside {setting.bounds}", f"change {where or setting.env}"
+            )
     return _CONVERT.get(setting.name, _same)(value)
 
 

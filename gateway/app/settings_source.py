@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app.errors import SettingsError
-from gateway.app.settings import Setting, Settings, get_setting, list_settings, parse_value
+from gateway.app.settings import Setting, Settings, check_value, get_setting, list_settings, parse_value
 from gateway.app.suggest import find_nearest
 from gateway.app.urls import MASK, mask_url
 
@@ -95,13 +95,13 @@ def load_settings(
         flag = getattr(args, _DEST + setting.name, None)
         text = environ.get(setting.env, "")
         if flag is not None:
-            values[setting.name] = parse_value(setting, flag, setting.flag)
+            values[setting.name] = check_value(setting, parse_value(setting, flag, setting.flag), setting.flag)
             sources[setting.name] = f"flag {setting.flag}"
         elif text.strip():
             values[setting.name] = parse_value(setting, text, setting.env)
             sources[setting.name] = f"environment {setting.env}"
         elif setting.name in in_file:
-            values[setting.name] = in_file[setting.name]
+            values[setting.name] = check_value(setting, in_file[setting.name], f"{setting.name} in {file_path}")
             sources[setting.name] = f"file {file_path}"
         elif for_dev and setting.dev_default != setting.default:
             values[setting.name] = setting.dev_default
@@ -159,6 +159,6 @@ def _metavar(setting: Setting) -> str:
     unit = setting.name.rpartition("_")[2].upper()
     if setting.name.endswith("_per_s"):
         return "N"
-    if unit in ("S", "HOST", "PORT", "URL", "BYTES"):
+    if unit in ("S", "HOST", "PORT", "URL", "BYTES", "DIR"):
         return unit
     return {int: "N", float: "N", Path: "PATH"}.get(setting.kind, "TEXT")

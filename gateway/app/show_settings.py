@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     loaded = load_settings(args, for_dev=args.dev)
+    if args.dev and not (loaded.is_given("jwt_secret") or loaded.is_given("jwt_secret_file")):
+        from gateway.app.dev_folder import SECRET_FILE
+
+        # What `dev` makes when nobody gives it one.
+        loaded = loaded.with_values("default (dev)", jwt_secret_file=loaded.settings.data_dir / SECRET_FILE)
     if args.json:
         print(json.dumps({setting.name: _as_json(setting, loaded) for setting in list_settings()}, indent=2))
         return ExitCode.OK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-NEAR = 0.4  # how alike two names must be, from 0 to 1; a wrong suggestion costs less than none
+NEAR = 0.7  # how alike two names must be, from 0 to 1: a letter or two wrong; a far name misleads
 
 
 def find_nearest(name: str, names: Iterable[str]) -> str | None:

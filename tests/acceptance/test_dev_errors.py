@@ -350,7 +350,7 @@ def test_serve_without_servers_or_key(redis_url: str, database_url: str) -> None
         (["dev", "--play-prt", "1"], ["did you mean --play-port?"]),
         (["dev", "--play-port"], ["expected one argument"]),
         (["dev", "--play-port", "x"], ["--play-port", "whole number"]),
-        (["dev", "--play-port", "65536"], ["65,535"]),
+        (["dev", "--play-port", "65536"], ["65,535", "change --play-port"]),
         (["dev", "--play-host", "192.0.2.1", "--ops-port", "0"], ["192.0.2.1"]),
         (["dev", "extra"], ["extra"]),
         (["token", "--player", "nobody"], ["not a UUID"]),
@@ -364,7 +364,8 @@ def test_what_was_typed_is_wrong(arguments: list[str], words: list[str]) -> None
 
 def test_nothing_runs(folder: Path) -> None:
     data = str(folder / "data")
-    check_refusal(run("status", "--data-dir", data), 3, "wayhold dev")
+    # In the words of whoever typed it: here as a module.
+    check_refusal(run("status", "--data-dir", data), 3, "start one: ", "-m gateway.cli dev --data-dir")
     stopped = run("stop", "--data-dir", data)
     assert stopped.returncode == 0 and "nothing runs" in stopped.stdout
     assert list_tree(folder) == []

@@ -103,6 +103,8 @@ def test_settings_prints_value_and_source_and_no_secret(tmp_path: Path) -> None:
     }
     explained = run("settings", "--explain", "--dev", **environment)
     assert "raised:" in explained.stdout and "default (dev)" in explained.stdout
+    of_dev = {line.split()[0]: line.split(maxsplit=2)[1:] for line in run("settings", "--dev").stdout.splitlines()}
+    assert of_dev["jwt_secret_file"] == [".data/jwt_secret", "default (dev)"]
     assert "hunter2" not in done.stdout + as_json.stdout + explained.stdout
 
 

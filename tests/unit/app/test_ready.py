@@ -78,5 +78,5 @@ def test_a_dev_counts_only_while_it_holds_its_folder(tmp_path: Path) -> None:
         write_ready(tmp_path / "ready.json", ready)
         assert find_running(tmp_path) == ready
     assert find_running(tmp_path) is None
-    with pytest.raises(NotRunning, match="wayhold dev --data-dir"):
+    with pytest.raises(NotRunning, match=r"start one: .* dev --data-dir"):
         get_running(tmp_path)

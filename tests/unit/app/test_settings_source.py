@@ -16,6 +16,8 @@ from gateway.app.settings_source import (
     load_settings,
     shown_value,
 )
+from gateway.app.suggest import suggest
+from gateway.cli import COMMANDS
 
 
 def parse(*flags: str) -> argparse.Namespace:
@@ -97,6 +99,31 @@ def test_an_unknown_variable_stops_the_start_and_the_nearest_is_named(name: str,
         load_settings(None, {name: "1"})
     assert name in str(caught.value)
     assert f"did you mean {nearest}?" in str(caught.value)
+
+
+def test_value_out_of_bounds_names_the_place_where_it_was_given(tmp_path: Path) -> None:
+    file = write(tmp_path / "wayhold.toml", "play_port = 99999\n")
+    for flags, environ, where in (
+        (["--play-port", "99999"], {"WAYHOLD_PLAY_PORT": "7400"}, "--play-port"),
+        ([], {"WAYHOLD_PLAY_PORT": "99999"}, "WAYHOLD_PLAY_PORT"),
+        (["--config", file], {}, f"play_port in {file}"),
+    ):
+        with pytest.raises(SettingsError) as caught:
+            load_settings(parse(*flags), environ)
+        assert caught.value.next_step == f"change {where}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("wlak", "walk"), ("laodtest", "loadtest"), ("setting", "settings"), ("statsu", "status")]
+)
+def test_near_name_is_suggested(typed: str, meant: str) -> None:
+    assert suggest(typed, COMMANDS) == f" (did you mean {meant}?)"
+
+
+@pytest.mark.parametrize("typed", ["nonsense", "halt", "x", "help-me-please"])
+def test_far_name_is_not_suggested(typed: str) -> None:
+    """`wayhold nonsense` asked whether `settings` was meant."""
+    assert suggest(typed, COMMANDS) == ""
 
 
 def test_a_variable_near_to_nothing_gets_no_suggestion() -> None:
