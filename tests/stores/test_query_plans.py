@@ -245,6 +245,11 @@ CASES: dict[str, Case] = {
         lambda s: [s.user_id, s.now, s.new_id, 10], "idx_liveops_actions_user", answers=2
     ),
     "actions.list_actions": case(lambda s: [s.now, s.new_id, 10], "idx_liveops_actions_created", answers=10),
+    "backup.describe_database": case(lambda s: [], scans="once for a backup, which reads everything"),
+    "backup.list_granted_roles": case(lambda s: []),
+    "backup.list_tombstones": case(lambda s: [], scans="all of them are wanted"),
+    "backup.list_users_after": case(lambda s: [s.user_id, 5], "users_pkey"),
+    "backup.merge_tombstone": case(lambda s: ["00", ["00"], "infinity"], "erased_players_pkey"),
     "export.find_exported_user": case(lambda s: [s.user_id], "users_pkey", answers=1),
     "export.find_exported_profile": case(lambda s: [s.user_id], USER_KEY, answers=1),
     "export.list_exported_sessions": case(lambda s: [s.user_id], "idx_player_sessions_user"),

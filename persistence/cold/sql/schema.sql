@@ -105,10 +105,11 @@ CREATE TABLE player_progress_events (
 
 -- Serves "who was at this waypoint, and when".
 CREATE INDEX idx_progress_events_content_id ON player_progress_events (content_id, "timestamp") WHERE content_id IS NOT NULL;
--- Serves windows of time over everything; a hundredth of a b-tree's size, because events arrive nearly in order. Without
--- autosummarize every query would read what was written since the last vacuum.
+-- Serves windows of time over everything; a hundredth of a b-tree's size, because events arrive nearly in order. Several
+-- spans for each range of pages, because a few are sent days after they happened. Without autosummarize every query would
+-- read what was written since the last vacuum.
 CREATE INDEX idx_progress_events_timestamp ON player_progress_events
-    USING brin ("timestamp") WITH (pages_per_range = 32, autosummarize = on);
+    USING brin ("timestamp" timestamptz_minmax_multi_ops) WITH (pages_per_range = 64, autosummarize = on);
 
 -- Nothing should ever land here: timestamps are bounded and partitions are made ahead. It keeps a flush whole all the same.
 CREATE TABLE player_progress_events_default PARTITION OF player_progress_events DEFAULT;
