@@ -106,28 +106,34 @@ class _Opening:
             raise Goodbye(CloseCode.OVERLOADED, retry_after_ms())
         self._check_allowed(self.who.claims)
         session: HotSession | None = None
-        is_seen = False
+        is_seen = is_counted = False
         for attempt in range(OPEN_ATTEMPTS_MAX):
+            takes = attempt == 0 and self._knows_its_session()
             # Redis alone is asked inside the gate: a slow Postgres must not keep warm players out.
             async with node.openings.hold(is_live=False):
-                if not is_seen:
+                if not takes and not is_seen:
                     session = await node.hot.find_session(self.who.user_id)
                 claims = self._claims_for(session)
                 if session is not None and session.experience != self.key.experience:
                     outcome = await self._end_elsewhere(session)
                 else:
-                    request = self._request(session, claims)
+                    request = self._take_request(claims) if takes else self._request(session, claims)
                     opened = await node.hot.open_session(request)
                     outcome = opened.outcome
-                    if attempt == 0:
+                    if not is_counted and not (takes and outcome is Outcome.CHANGED):
+                        is_counted = True
                         node.tally.hot_lookups["hello"] += 1
                         node.tally.hot_hits["hello"] += outcome is not Outcome.MISSING
+            if takes and outcome is Outcome.CHANGED:
+                session, is_seen = opened.session, True
+                continue
             if session is not None and session.experience != self.key.experience:
                 if outcome is Outcome.MISSING:
                     await self._hydrate_elsewhere(session)
+                is_seen = False  # what was seen has been ended
                 continue
             # A hydrate changes nothing about the session; if somebody else does meanwhile the answer is CHANGED.
-            is_seen = outcome in (Outcome.MISSING, Outcome.NO_DEVICE)
+            is_seen = not takes and outcome in (Outcome.MISSING, Outcome.NO_DEVICE)
             if outcome is Outcome.MISSING:
                 await self._hydrate()
             elif outcome is Outcome.NO_DEVICE:
@@ -138,7 +144,7 @@ class _Opening:
                 assert opened.progress is not None
                 self.own_session_id, self.own_number = request.session_id, opened.connection
                 connection.session_id, connection.number = request.session_id, opened.connection
-                connection.started_ms = request.started_ms
+                connection.started_ms = opened.started_ms
                 if not await self._agree(opened.progress):
                     continue
                 if connection.phase is Phase.OPENING:
@@ -168,6 +174,30 @@ class _Opening:
         claims = Claims.from_json(self.who.user_id, session.claims)
         self._check_allowed(claims)
         return claims
+
+    def _knows_its_session(self) -> bool:
+        """Most that come back find their session as they left it: worth asking for without a look at it first."""
+        who = self.who
+        return who.claims is not None and who.resume is not None and not self.own_session_id
+
+    def _take_request(self, claims: Claims) -> OpenSession:
+        """Resume the session that the client names, if it is there. With a token, which says what is allowed."""
+        assert self.who.resume is not None
+        self.connection.welcome_as = (True, None)
+        return OpenSession(
+            key=self.key,
+            device=self.hello.device,
+            node=self.node.name,
+            session_id=self.who.resume.session_id,
+            started_ms=0,
+            claims=claims.to_json(),
+            connection_min=self._connection_min(),
+            seen=None,
+            start_entry=None,
+            end_entry=None,
+            token_ms=self._token_ms(),
+            takes=True,
+        )
 
     def _request(self, session: HotSession | None, claims: Claims) -> OpenSession:
         """Resume the session that is there, if it is this client's; else start one in its place."""

@@ -72,6 +72,7 @@ _SHORT_HEADERS = {
     False: [bytes((_BINARY_WHOLE, length)) for length in range(126)],
     True: [bytes((_TEXT_WHOLE, length)) for length in range(126)],
 }
+_SUBPROTOCOLS = [Subprotocol(name) for name in SUBPROTOCOLS]
 _NEVER = float("inf")
 _KNOWN_OPCODES = frozenset(int(opcode) for opcode in Opcode)
 
@@ -131,17 +132,16 @@ class PlayerSocket(asyncio.Protocol):
         if not self._server.enter(self):
             self._abort()
             return
-        self._protocol = ServerProtocol(
-            subprotocols=[Subprotocol(name) for name in SUBPROTOCOLS],
-            select_subprotocol=select_subprotocol,
-            max_size=FRAME_BYTES_MAX,
-            logger=_library_log,
-        )
         self.schedule(self._opened_at + self._server.hello_timeout_s)
 
     def data_received(self, data: bytes) -> None:
         if self._phase != _OPEN:
-            self._receive_outside(data)
+            if self._phase != _HANDSHAKE:
+                self._receive_outside(data)
+            elif self._server.may_go_on(self, data):
+                self._receive_handshake(data)
+            else:
+                self._transport.pause_reading()
             return
         if self._tail is not None:
             self._tail += data
@@ -151,6 +151,12 @@ class PlayerSocket(asyncio.Protocol):
             self._tail = bytearray(data)
         else:
             self._read_frames(data)
+
+    def take_handshake(self, data: bytes) -> None:
+        """It is the turn of what had to wait."""
+        if self._phase == _HANDSHAKE and not self._transport.is_closing():
+            self._transport.resume_reading()
+            self._receive_handshake(data)
 
     def eof_received(self) -> None:
         # Returning None closes the transport: a peer that will send nothing more has left.
@@ -350,6 +356,16 @@ class PlayerSocket(asyncio.Protocol):
                 self._refused(protocol, connection)
             elif self._parts is None:
                 self._protocol = None
+
+    def _receive_handshake(self, data: bytes) -> None:
+        if self._protocol is None:
+            self._protocol = ServerProtocol(
+                subprotocols=_SUBPROTOCOLS,
+                select_subprotocol=select_subprotocol,
+                max_size=FRAME_BYTES_MAX,
+                logger=_library_log,
+            )
+        self._receive_outside(data)
 
     def _receive_outside(self, data: bytes) -> None:
         """Before the handshake is done, or after a close was sent or received."""

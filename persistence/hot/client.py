@@ -23,6 +23,7 @@ from redis.exceptions import OutOfMemoryError, RedisError
 
 from persistence.errors import StoreFull, StoreUnavailable
 from persistence.hot import scripts
+from persistence.hot.ask_line import AskLine
 from persistence.hot.keys import HotKeys
 
 CALL_TIMEOUT_S = 1.0
@@ -56,6 +57,7 @@ class HotClient:
         self._keys = keys
         self._rules = rules
         self._scripts = scripts.register_all(client)
+        self._line = AskLine(client.connection_pool, CALL_TIMEOUT_S)
 
     @classmethod
     async def open(
@@ -91,12 +93,13 @@ class HotClient:
         return cls(redis_asyncio.Redis(connection_pool=pool), HotKeys(partitions), rules)
 
     async def close(self) -> None:
+        await self._line.close()
         with suppress(RedisError, OSError, TimeoutError):
             await self._client.aclose(close_connection_pool=True)
 
     async def time_ms(self) -> int:
         """The clock of Redis. Node clocks differ; everything that is compared between nodes is told by this one."""
-        seconds, microseconds = await self._call("time_ms", lambda: self._client.time())
+        seconds, microseconds = await self._line.ask("time_ms", "TIME")
         return int(seconds) * 1000 + int(microseconds) // 1000
 
     async def find_memory_share(self) -> float:

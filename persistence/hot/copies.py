@@ -36,7 +36,7 @@ assert DEADLINE_S * 1000 < READ_AGE_MAX_MS
 
 class Copies(HotClient):
     async def find_progress(self, key: ProgressKey) -> HotProgress | None:
-        found = await self._read_hash("find_progress", self._keys.progress(key))
+        found = pairs(await self._line.ask("find_progress", "HGETALL", self._keys.progress(key)))
         return parse_progress(found) if b"copy" in found else None
 
     async def install(self, cold: ColdProgress, read_started_ms: int) -> tuple[bool, int]:
@@ -72,7 +72,7 @@ class Copies(HotClient):
         )
         user_id = cold.key.user_id
         fence, quarantined = self._keys.fence(user_id), self._keys.quarantined(self._keys.partition(user_id))
-        outcome, thrown = await self._run("install", [progress, pending, dirty, fence, quarantined], [packed])
+        outcome, thrown = await self._line.run("install", (progress, pending, dirty, fence, quarantined), (packed,))
         return outcome >= 0, thrown
 
     async def install_device(
@@ -82,10 +82,10 @@ class Copies(HotClient):
         Load how far a stream got in Postgres, if the copy does not know it. `seen` is the copy as it was before the
         read. False: another copy or base is there by now, or none, or the read is too old; look and read again.
         """
-        reply = await self._run(
+        reply = await self._line.run(
             "install_device",
-            [self._keys.progress(key)],
-            [DEVICES_MAX, seen.copy, seen.base_version, device, seq, read_started_ms, READ_AGE_MAX_MS],
+            (self._keys.progress(key),),
+            (DEVICES_MAX, seen.copy, seen.base_version, device, seq, read_started_ms, READ_AGE_MAX_MS),
         )
         return bool(reply == 1)
 

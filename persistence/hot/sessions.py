@@ -6,27 +6,20 @@ Not here: who may have a session, and what ends one (gateway.sessions).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from persistence.hot.client import HotClient, pack
 from persistence.hot.copies import pairs, parse_progress
 from persistence.hot.shapes import EndSession, HotSession, OpenSession, Outcome, SessionEnd, SessionOpened
 
+_ANY_CONNECTION = -1
+"""Whatever number the session's connection has: `OpenSession.takes`."""
+
 
 class Sessions(HotClient):
     async def find_session(self, user_id: str) -> HotSession | None:
-        found = await self._read_hash("find_session", self._keys.session(user_id))
-        if b"id" not in found:
-            return None
-        return HotSession(
-            user_id=user_id,
-            id=found[b"id"].decode(),
-            experience=found[b"current_experience"].decode(),
-            device=found[b"device"].decode(),
-            node=found[b"node"].decode(),
-            connection=int(found[b"connection"]),
-            started_ms=int(found[b"session_start"]),
-            last_activity_ms=int(found[b"last_activity"]),
-            claims=found[b"claims"].decode(),
-        )
+        found = await self._line.ask("find_session", "HGETALL", self._keys.session(user_id))
+        return _parse_session(user_id, pairs(found))
 
     async def open_session(self, request: OpenSession) -> SessionOpened:
         """
@@ -35,6 +28,8 @@ class Sessions(HotClient):
         After StoreUnavailable the session may have been opened: look again with `find_session` and decide anew.
         """
         seen_id, seen_connection = request.seen or ("", 0)
+        if request.takes:
+            seen_id, seen_connection = request.session_id, _ANY_CONNECTION
         start, end = request.start_entry, request.end_entry
         packed = pack(
             (
@@ -59,11 +54,12 @@ class Sessions(HotClient):
                 -1 if request.token_ms is None else request.token_ms,
             )
         )
-        reply = await self._run("open_session", list(self._keys.of_group(request.key)), [packed])
+        reply = await self._line.run("open_session", self._keys.of_group(request.key), (packed,))
         outcome = Outcome(reply[0])
         if outcome is not Outcome.OK:
-            return SessionOpened(outcome)
-        return SessionOpened(outcome, reply[1], parse_progress(pairs(reply[2])), reply[3], reply[4])
+            there = _parse_session(request.key.user_id, pairs(reply[1])) if len(reply) > 1 else None
+            return SessionOpened(outcome, session=there)
+        return SessionOpened(outcome, reply[1], parse_progress(pairs(reply[2])), reply[3], reply[4], reply[5])
 
     async def end_session(self, request: EndSession) -> SessionEnd:
         """End a session; exactly one caller wins, the others hear SESSION_ENDED."""
@@ -97,3 +93,19 @@ class Sessions(HotClient):
 
         found = await self._call("list_expired_sessions", ask)
         return [user_id.decode() for members in found for user_id in members][:limit]
+
+
+def _parse_session(user_id: str, found: Mapping[bytes, bytes]) -> HotSession | None:
+    if b"id" not in found:
+        return None
+    return HotSession(
+        user_id=user_id,
+        id=found[b"id"].decode(),
+        experience=found[b"current_experience"].decode(),
+        device=found[b"device"].decode(),
+        node=found[b"node"].decode(),
+        connection=int(found[b"connection"]),
+        started_ms=int(found[b"session_start"]),
+        last_activity_ms=int(found[b"last_activity"]),
+        claims=found[b"claims"].decode(),
+    )

@@ -134,6 +134,9 @@ class OpenSession:
     max(Redis TIME in ms, stored + 1, `connection_min`). A `restore` re-creates a session that Redis forgot with exactly
     the number `connection_min`, and is FENCED when a higher one is there. `token_ms` is when the token that was shown
     was issued at the latest, None for a resume without one: one from before an erase of this player is ERASED.
+
+    `takes`: nobody has looked. The session `session_id` is resumed, whatever its connection, if it is the one that is
+    there, and keeps when it started (`started_ms` is not used); else the answer is CHANGED and shows what is there.
     """
 
     key: ProgressKey
@@ -148,13 +151,15 @@ class OpenSession:
     end_entry: SessionEntry | None
     restore: bool = False
     token_ms: int | None = None
+    takes: bool = False
 
 
 @dataclass(slots=True)
 class SessionOpened:
     """
     OK with everything a welcome needs; any other outcome carries no progress. `pushed` messages were sent in this
-    session so far, `push_offset` of them do not count for the client.
+    session so far, `push_offset` of them do not count for the client. `session` is what is there, when one that
+    `takes` was answered CHANGED.
     """
 
     outcome: Outcome
@@ -162,6 +167,8 @@ class SessionOpened:
     progress: HotProgress | None = None
     pushed: int = 0
     push_offset: int = 0
+    started_ms: int = 0
+    session: HotSession | None = None
 
 
 @dataclass(slots=True)

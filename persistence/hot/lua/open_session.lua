@@ -12,10 +12,11 @@ KEYS
 ARGV
   request   msgpack array: user_id, experience, device, node, session_id, started_ms, claims, connection_min,
             seen_id, seen_connection, start_id, start_body, end_id, end_body, restore, expiry_ms, flush_interval_ms, member,
-            token_ms (when the token was issued; -1 without one); an entry without an id is not appended
+            token_ms (when the token was issued; -1 without one); an entry without an id is not appended;
+            seen_connection -1: nobody has looked, the session is resumed if it is seen_id, and keeps its start
 RETURNS
-  {outcome, connection, HGETALL of progress, messages of this session so far, offset of the client's count of them};
-  only OK carries more than the first
+  {outcome, connection, HGETALL of progress, messages of this session so far, offset of the client's count of them,
+  started_ms}; only OK carries more than the first, but for {CHANGED, HGETALL of session} when nobody has looked
 ]]
 local session, progress, pending, dirty, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local request = cmsgpack.unpack(ARGV[1])
@@ -36,11 +37,14 @@ local function integer(number)
 end
 -- include head
 
-local held = redis.call('HMGET', session, 'id', 'connection', 'current_experience')
+local held = redis.call('HMGET', session, 'id', 'connection', 'current_experience', 'session_start')
 local held_id, held_connection = held[1] or '', tonumber(held[2] or 0)
 if restore then
   if held_connection > connection_min then return {FENCED} end
   if held_id ~= '' and held_id ~= session_id then return {CHANGED} end
+elseif seen_connection < 0 then
+  if held_id ~= seen_id or held[3] ~= experience then return {CHANGED, redis.call('HGETALL', session)} end
+  started_ms = tonumber(held[4])
 elseif held_id ~= seen_id or held_connection ~= seen_connection then
   return {CHANGED}
 end
@@ -80,4 +84,4 @@ redis.call('HSET', progress, 'node', node, 'head',
 if not hot[5] or hot[5] == '' then redis.call('HSET', progress, 'holder', hot[1] .. ' ' .. session_id) end
 redis.call('PERSIST', progress)
 local counted = redis.call('HMGET', session, 'pushed', 'push_offset')
-return {OK, connection, redis.call('HGETALL', progress), tonumber(counted[1] or 0), tonumber(counted[2] or 0)}
+return {OK, connection, redis.call('HGETALL', progress), tonumber(counted[1] or 0), tonumber(counted[2] or 0), started_ms}

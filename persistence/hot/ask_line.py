@@ -1,0 +1,66 @@
+"""
+The connection that openings and hydrates ask through: many small questions of many players, in flight together.
+
+A storm of hellos asks thousands of times, and the client library's work for each question (a connection from the pool,
+a lock, two time-outs, a task's switch or two) is several times that of Redis. What is asked in one turn of the event
+loop leaves in one write here, and is answered in order.
+
+Promise: as that of `CommitLine`, which it is for more than one script; a connection of its own, so that updates never
+wait behind hellos. A question is sent once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import hiredis
+from redis.asyncio.connection import ConnectionPool
+from redis.exceptions import RedisError
+
+from persistence.errors import StoreFull, StoreUnavailable
+from persistence.hot import scripts
+from persistence.hot.commit_line import CommitLine
+
+_pack_command = cast(Callable[[tuple[Any, ...]], bytes], hiredis.pack_command)
+
+NAMES = ("open_session", "install", "install_device")
+
+
+class AskLine(CommitLine):
+    """Commands and scripts on one connection at a time, for the tasks of one event loop."""
+
+    def __init__(self, pool: ConnectionPool, timeout_s: float) -> None:
+        super().__init__(pool, "ask", "", timeout_s)
+        self._scripts: dict[str, tuple[str, str]] = {}
+        for name in NAMES:
+            source = scripts.source(name)
+            self._scripts[name] = (source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest())
+
+    async def ask(self, operation: str, *command: Any) -> Any:
+        """The reply to a plain command. Raises as `call`."""
+        return await self._send(operation, _pack_command(command), None)
+
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """The answer of a script. Raises as `call`."""
+        source, sha = self._scripts[name]
+        return await self._send(name, _pack_command(("EVALSHA", sha, len(keys), *keys, *args)), source)
+
+    async def _send(self, operation: str, packed: bytes, source: str | None) -> Any:
+        try:
+            wire = self._wire
+            if wire is None or wire.is_lost:
+                wire = await self._connect()
+            reply = await wire.send(packed)
+            if source is not None and isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+                # Refused, so it did nothing. Loading goes ahead of it on the same connection.
+                await wire.send(_pack_command(("SCRIPT", "LOAD", source)))
+                reply = await wire.send(packed)
+        except (RedisError, OSError, TimeoutError) as error:
+            raise StoreUnavailable("redis", operation, error or type(error).__name__) from error
+        if isinstance(reply, hiredis.ReplyError):
+            if "OOM" in str(reply):
+                raise StoreFull(operation) from reply
+            raise StoreUnavailable("redis", operation, reply) from reply
+        return reply
