@@ -32,6 +32,7 @@ CHECK_DEADLINE_S = 120.0
 APPLY = "persistence/hot/lua/apply_updates.lua"
 OPENING = "gateway/sessions/opening.py"
 FLUSHER = "persistence/flusher/lane.py"
+VERDICTS = "gateway/sessions/verdicts.py"
 
 
 class PatchDoesNotApply(Exception):
@@ -84,6 +85,12 @@ CONTROLS: tuple[Control, ...] = (
             "  local hot = call('HMGET', progress, 'holder', 'head',",
             "  if update_count == 0 then return answer(OK, told, 0, 0, 0, 0, 0, 0) end\n"
             "  local hot = call('HMGET', progress, 'holder', 'head',",
+        ),
+        # A version that is not the expected one would show it, too.
+        (
+            VERDICTS,
+            "    if (verdict.version != connection.version",
+            "    if False and (verdict.version != connection.version",
         ),
     ),
     _control(
