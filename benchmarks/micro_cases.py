@@ -100,6 +100,7 @@ class Bench:
             connect=node.connect,
             clock=node.clock,
         )
+        server._loop = asyncio.get_running_loop()  # it listens nowhere
         bench = cls(hot, node, server)
         for _ in range(PLAYERS):
             await bench._add_player()
@@ -121,8 +122,9 @@ class Bench:
         socket = PlayerSocket(self.server)
         socket.connection_made(cast(Any, transport))
         socket.data_received(_handshake())
-        connection = socket._connection
-        assert connection is not None
+        async with asyncio.timeout(ROUND_DEADLINE_S):
+            while (connection := socket._connection) is None:
+                await asyncio.sleep(0)  # a crowd is let in a few at a time
         key = ProgressKey(str(uuid.uuid4()), EXPERIENCE)
         row_id = uuid.uuid4().hex
         read_started_ms = await self.hot.time_ms()
@@ -137,6 +139,7 @@ class Bench:
         connection.session_id = session_id
         connection.number = opened.connection
         connection.hold(opened.progress.copy)
+        connection.version = opened.progress.version
         connection.phase = Phase.PLAYING
         self.node.register(connection)
         self.sockets.append(socket)
@@ -233,12 +236,14 @@ class Bench:
     async def answer(self, clock: Clock) -> int:
         """From a verdict to the bytes of an ack."""
         pairs = [
-            (c, _group(c, [None]), GroupVerdict(Outcome.OK, c.told, 12_345, c.told - 20, 12_300, 1, 0))
+            (c, _group(c, [None]), GroupVerdict(Outcome.OK, c.told, c.version + 1, c.told - 20, 12_300, 1, 0))
             for c in self.connections
         ]
         with clock:
             for connection, group, verdict in pairs:
                 take_verdict(connection, group, verdict)
+        for connection in self.connections:
+            connection.version -= 1  # nothing was written
         return len(pairs)
 
     async def script(self, clock: Clock) -> int:
@@ -256,6 +261,7 @@ class Bench:
             groups.append(_group(connection, connection.queue))
             connection.drop_queue()
             connection.told += 1
+            connection.version += 1
         verdicts = []
         with clock:
             for first in range(0, len(groups), GROUPS):

@@ -12,13 +12,15 @@ depths that only matter inside a value (values.py).
 import json
 import re
 from json.encoder import JSONEncoder
+from struct import Struct
+from struct import error as StructError
 from typing import Any, Final, NoReturn, Protocol
 
 import msgpack
 from pydantic_core import from_json
 
 from protocol.errors import ErrorCode, FrameError
-from protocol.frames import find_id, find_seq
+from protocol.frames import ack, find_id, find_seq
 from protocol.limits import (
     DECODE_ARRAY_MAX,
     DECODE_DEPTH_MAX,
@@ -40,6 +42,10 @@ class Codec(Protocol):
     def decode(self, data: bytes | str) -> dict[str, Any]: ...
 
     def encode(self, frame: dict[str, Any]) -> bytes: ...
+
+    def encode_ack(self, seq: int, version: int, saved: int) -> bytes:
+        """`encode(frames.ack(seq, version, saved))`, or other bytes that say the same: most frames are this one."""
+        ...
 
 
 class MsgpackCodec:
@@ -88,6 +94,12 @@ class MsgpackCodec:
         packed: bytes = self._pack(frame)
         return packed
 
+    def encode_ack(self, seq: int, version: int, saved: int) -> bytes:
+        try:
+            return _pack_ack(_ACK_SEQ, seq, _ACK_VERSION, version, _ACK_SAVED, saved)
+        except StructError:
+            return self.encode(ack(seq, version, saved))
+
 
 class JsonCodec:
     name = "json"
@@ -121,6 +133,15 @@ class JsonCodec:
     def encode(self, frame: dict[str, Any]) -> bytes:
         return self._encode(frame).encode()
 
+    def encode_ack(self, seq: int, version: int, saved: int) -> bytes:
+        return b'{"t":"ack","seq":%d,"version":%d,"saved":%d}' % (seq, version, saved)
+
+
+# An ack in msgpack with all three numbers in four bytes each, which makes the rest of it constant.
+_pack_ack: Final = Struct(">12sI9sI7sI").pack
+_ACK_SEQ: Final = b"\x84\xa1t\xa3ack\xa3seq\xce"
+_ACK_VERSION: Final = b"\xa7version\xce"
+_ACK_SAVED: Final = b"\xa5saved\xce"
 
 MSGPACK: Final = MsgpackCodec()
 JSON: Final = JsonCodec()

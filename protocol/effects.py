@@ -161,8 +161,8 @@ _BAD_PATH: Final = "path: must be a name, or a name, a dot and a key of 1 to 128
 _Target = tuple[str, str, str, str, str]
 """Verb, path, name, the kind that the op wants, the opening of the effect as JSON."""
 
-# Games use few paths and use them all the time. Refusals are not kept, lengths are judged before, and when it is full it
-# begins anew: a hostile client can neither fill memory nor keep good paths out for long.
+# Games use few paths and use them all the time. Refusals are not kept, lengths are judged before, and when it is full
+# it begins anew: a hostile client can neither fill memory nor keep good paths out for long.
 _TARGETS_MAX: Final = 4096
 _targets: dict[tuple[str, str], _Target] = {}
 

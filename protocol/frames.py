@@ -13,7 +13,7 @@ Not here: bytes (codec.py), what an update means (effects.py), and who may send 
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -96,12 +96,11 @@ class Hello(Frame):
         return "".join(char for char in value[:CLIENT_CHARS_MAX] if char.isprintable())
 
 
-@dataclass(slots=True)
-class Update:
+class Update(NamedTuple):
     """
     The envelope of an update. `event` and `effects` are as the codec gave them: `compile_update` judges them.
 
-    A plain class, because this is the hot path: pydantic would cost more than decoding the frame does.
+    A tuple, because this is the hot path: pydantic would cost more than decoding the frame does.
     """
 
     seq: int
@@ -182,6 +181,10 @@ _CLIENT_MODELS: Final[dict[str, type[Hello | Query | Suspend | Refresh | Ping | 
 CLIENT_FRAME_TYPES: Final = frozenset({*_CLIENT_MODELS, "update", "batch"})
 
 
+# A named tuple's own __new__ is Python, and costs three times as much.
+_new_tuple = tuple.__new__
+
+
 def parse_client_frame(raw: Mapping[Any, Any]) -> ClientFrame:
     """
     A decoded map as a typed frame.
@@ -195,7 +198,8 @@ def parse_client_frame(raw: Mapping[Any, Any]) -> ClientFrame:
         seq = raw.get("seq")
         if type(seq) is not int or not 1 <= seq <= SEQ_MAX:
             raise FrameError(ErrorCode.INVALID_MESSAGE, "seq: must be an integer from 1 to 2^53")
-        return Update(seq, raw.get("event"), raw.get("effects"), raw.get("durable") is True, raw.get("skip") is True)
+        read = raw.get
+        return _new_tuple(Update, (seq, read("event"), read("effects"), read("durable") is True, read("skip") is True))
     if type(kind) is not str:
         raise FrameError(ErrorCode.BAD_FRAME, "t: must be a string", find_seq(raw), find_id(raw))
     if kind == "batch":

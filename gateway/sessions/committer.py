@@ -105,7 +105,7 @@ class Committer:
                 continue
             queue = connection.queue
             count = 0
-            count_max = min(share, updates_left)
+            count_max = share if share < updates_left else updates_left
             for update in queue:
                 if count == count_max:
                     break

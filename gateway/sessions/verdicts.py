@@ -27,19 +27,26 @@ from protocol import frames
 from protocol.closes import CloseCode
 from protocol.errors import ErrorCode
 
+_PLAYING = Phase.PLAYING
+_OK = Outcome.OK
+
 
 def take_verdict(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
     """Count and tell. The connection may have ended meanwhile; what was accepted stays accepted."""
-    if verdict.taken or verdict.repeated:
+    outcome, accepted, _, _, _, taken, repeated, voids = verdict
+    if taken or repeated:
         tally = connection.node.tally
-        voids = sum(1 for seq, _, _ in verdict.voids if seq > verdict.accepted - verdict.taken) if verdict.voids else 0
-        tally.updates_accepted += verdict.taken - voids
-        tally.updates_void += voids
-        tally.updates_repeated += verdict.repeated
-    if connection.phase is not Phase.PLAYING:
+        void_count = sum(1 for seq, _, _ in voids if seq > accepted - taken) if voids else 0
+        tally.updates_accepted += taken - void_count
+        tally.updates_void += void_count
+        tally.updates_repeated += repeated
+    if connection.phase is not _PLAYING:
         return
-    VERDICTS[verdict.outcome](connection, group, verdict)
-    if connection.phase is Phase.PLAYING:
+    if outcome is _OK:
+        _ok(connection, group, verdict)
+    else:
+        VERDICTS[outcome](connection, group, verdict)
+    if connection.phase is _PLAYING:
         if connection.is_paused:
             connection.check_window()
         if connection.wants_leave and not connection.queue and not connection.in_flight:
@@ -74,18 +81,20 @@ def _ok(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> No
 
 
 def _answer(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
-    connection.version = verdict.version
+    _, accepted, version, saved, _, _, _, voids = verdict
+    connection.version = version
     if group.updates:
-        connection.told = verdict.accepted
-        if verdict.saved > connection.saved_told:
-            connection.saved_told = verdict.saved
-        connection.wire.send(
-            connection.codec.encode(frames.ack(verdict.accepted, verdict.version, verdict.saved, verdict.voids))
-        )
+        connection.told = accepted
+        if saved > connection.saved_told:
+            connection.saved_told = saved
+        if voids:
+            connection.send(frames.ack(accepted, version, saved, voids))
+        else:
+            connection.wire.send(connection.codec.encode_ack(accepted, version, saved))
     if connection.pings:
-        if verdict.saved > connection.saved_told:
-            connection.saved_told = verdict.saved
-        connection.answer_pings(verdict.saved)
+        if saved > connection.saved_told:
+            connection.saved_told = saved
+        connection.answer_pings(saved)
 
 
 def _is_answered(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> bool:

@@ -38,19 +38,25 @@ class FieldList:
     def refer(self, ops: Iterable[tuple[Any, ...]]) -> list[Any]:
         """Operations as `protocol.effects` makes them, with places instead of names."""
         items: list[Any] = []
-        places = self._places
-        place = places.setdefault  # a field that is new gets the next place
-        for op in ops:
-            number = _VERBS[op[0]]
-            if number >= ADD:
-                member, mark = f"m:{op[2]}.{op[3]}", "s:" + op[2]
-                items += (number, place(member, len(places) + FIRST_PLACE), place(mark, len(places) + FIRST_PLACE))
-                if number == ADD_UNLESS:
-                    items.append(place(f"m:{op[4]}.{op[3]}", len(places) + FIRST_PLACE))
-            elif number == UNSET:
-                value, counter = "v:" + op[1], "c:" + op[1]
-                items += (number, place(value, len(places) + FIRST_PLACE), place(counter, len(places) + FIRST_PLACE))
-            else:
-                leaf = ("v:" if number == SET else "c:") + op[1]
-                items += (number, place(leaf, len(places) + FIRST_PLACE), op[3])
+        add_ops(ops, self._places, items)
         return items
+
+
+def add_ops(ops: Iterable[tuple[Any, ...]], places: dict[str, int], items: list[Any]) -> None:
+    """Adds operations to `items`, and the fields that they touch to `places` (name → place)."""
+    place = places.setdefault
+    following = len(places) + FIRST_PLACE  # the place of a field that is new
+    for op in ops:
+        number = _VERBS[op[0]]
+        if number >= ADD:
+            at = place(f"m:{op[2]}.{op[3]}", following)
+            mark = place("s:" + op[2], len(places) + FIRST_PLACE)
+            items += (number, at, mark)
+            if number == ADD_UNLESS:
+                items.append(place(f"m:{op[4]}.{op[3]}", len(places) + FIRST_PLACE))
+        elif number == UNSET:
+            at = place("v:" + op[1], following)
+            items += (number, at, place("c:" + op[1], len(places) + FIRST_PLACE))
+        else:
+            items += (number, place(("v:" if number == SET else "c:") + op[1], following), op[3])
+        following = len(places) + FIRST_PLACE

@@ -15,7 +15,7 @@ import redis.asyncio as redis_asyncio
 from persistence.hot import scripts
 from persistence.hot.client import CALL_TIMEOUT_S, HotClient, HotRules, pack
 from persistence.hot.commit_line import CommitLine
-from persistence.hot.flat_ops import FieldList
+from persistence.hot.flat_ops import add_ops
 from persistence.hot.keys import HotKeys
 from persistence.hot.shapes import GroupHeader, GroupVerdict, HotUpdate, Outcome, UpdateGroup
 from persistence.progress_key import ProgressKey
@@ -128,14 +128,16 @@ class Playing(HotClient):
         return verdicts
 
 
-def _list_items(updates: Sequence[HotUpdate]) -> tuple[list[str], list[Any]]:
+def _list_items(updates: Sequence[HotUpdate]) -> tuple[dict[str, int], list[Any]]:
     """The fields that these updates touch, and the updates as the script takes them."""
-    fields = FieldList()
+    places: dict[str, int] = {}
     items: list[Any] = []
     for seq, entry_id, body, ops, void in updates:
         if void is None:
-            referred = fields.refer(ops)
-            items += (seq, entry_id, body, len(referred), *referred)
+            items += (seq, entry_id, body, 0)
+            before = len(items)
+            add_ops(ops, places, items)
+            items[before - 1] = len(items) - before
         else:
             items += (seq, entry_id, body, -1, *void)
-    return fields.names, items
+    return places, items

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import frames
 from protocol.codec import JSON, MSGPACK, Codec
 from protocol.errors import ErrorCode, FrameError
 from protocol.frames import parse_client_frame, parse_server_frame
@@ -187,3 +188,15 @@ def test_a_failed_encode_leaves_the_codec_as_it_was() -> None:
             with pytest.raises((TypeError, ValueError, OverflowError)):
                 codec.encode(bad)
             assert codec.encode(good) == expected
+
+
+numbers = st.one_of(st.integers(0, 300), st.integers(2**32 - 3, 2**32 + 3), st.integers(0, 2**53))
+
+
+@given(seq=numbers, version=numbers, saved=numbers)
+@pytest.mark.parametrize("codec", [MSGPACK, JSON], ids=["msgpack", "json"])
+def test_the_short_way_to_an_ack_says_what_the_long_way_says(codec: Codec, seq: int, version: int, saved: int) -> None:
+    said = codec.decode(codec.encode_ack(seq, version, saved))
+    assert said == frames.ack(seq, version, saved)
+    assert list(said) == list(frames.ack(seq, version, saved))
+    assert len(codec.encode_ack(seq, version, saved)) < 126
