@@ -110,7 +110,13 @@ class _Filler:
             with self._stage("rollups"):
                 await connection.execute("SET work_mem = '256MB'")
                 self._say("rollups")
-                await connection.execute("SELECT rebuild_rollups(only_experience => $1)", plan.world.experience_id)
+                # Not from days of which events were removed for their age: their totals would shrink.
+                await connection.execute(
+                    """SELECT rebuild_rollups(
+                           COALESCE((SELECT (r.horizon AT TIME ZONE 'UTC')::date FROM event_retention r
+                                     WHERE r.experience_id = $1), '-infinity'), $1)""",
+                    plan.world.experience_id,
+                )
             with self._stage("rollup_statistics"):
                 await self._vacuum(connection, ROLLUP_TABLES)
         finally:

@@ -132,6 +132,18 @@ async def test_a_database_with_players_is_left_alone_unless_told_to_add(database
     assert counted["updates"] == 400
 
 
+async def test_totals_of_events_that_were_removed_for_their_age_survive_an_addition(database_url: str) -> None:
+    few = replace(PLAN, players=10, events=300)
+    await fill(database_url, few)
+    await fetch(database_url, "SELECT move_event_horizon($1, 10)", WORLD.experience_id)
+    await fetch(database_url, """DELETE FROM player_progress_events WHERE "timestamp" < now() - interval '11 days'""")
+    [left] = await fetch(database_url, "SELECT count(*)::int AS events FROM player_progress_events")
+    assert left["events"] < 300
+    await fill(database_url, replace(few, random_seed=8, days=5, adds=True))
+    [counted] = await fetch(database_url, "SELECT sum(updates)::int AS updates FROM experience_hours")
+    assert counted["updates"] == 600
+
+
 async def test_a_fill_that_was_cut_off_goes_on_with_the_players_that_are_missing(database_url: str) -> None:
     class Cut(Exception):
         pass
