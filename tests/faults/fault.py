@@ -44,8 +44,6 @@ class Fault:
     hold_s: ClassVar[float] = 0.0
     loses_hot: ClassVar[bool] = False
     """Redis forgets something: then a client that never returns takes what it was told with it."""
-    kills: ClassVar[bool] = False
-    """It ends a process by SIGKILL."""
     weight: ClassVar[int] = 6
     """How often it comes up compared with the others. Kills are quick, and what a run is for; long ones are rarer."""
 

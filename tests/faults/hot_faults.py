@@ -43,7 +43,7 @@ class ValkeyFlushed(Fault):
 
 
 class ValkeyEmptied(Fault):
-    name, rows, loses_hot, kills = "valkey restarted without its data", "F06", True, True
+    name, rows, loses_hot = "valkey restarted without its data", "F06", True
 
     async def inject(self) -> None:
         await self.rig.stop_server("valkey")
@@ -71,7 +71,7 @@ class AofTruncated(ValkeyEmptied):
 class StaleReplicaPromoted(Fault):
     """A replica that was cut off a while ago takes the address: what was acknowledged since is gone."""
 
-    name, rows, loses_hot, kills = "stale replica promoted", "F06", True, True
+    name, rows, loses_hot = "stale replica promoted", "F06", True
     weight = 5
 
     async def inject(self) -> None:

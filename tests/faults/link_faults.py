@@ -13,6 +13,7 @@ from tests.faults.fault import Fault
 
 class _Link(Fault):
     rows = "F28"
+    weight = 4
     near: ClassVar[str]
     far: ClassVar[str]
     how: ClassVar[str]

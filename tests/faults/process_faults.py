@@ -17,7 +17,6 @@ STEP_DEADLINE_S = 20.0
 
 
 class _Killed(Fault):
-    kills = True
     victim: ClassVar[str]
 
     async def inject(self) -> None:
@@ -29,42 +28,69 @@ class _Killed(Fault):
 
 class GatewayKilled(_Killed):
     name, rows, victim = "gateway killed", "F01", "gateway"
-    weight = 32
+    weight = 20
 
 
 class FlusherKilled(_Killed):
     name, rows, victim = "flusher killed", "F02", "flusher"
-    weight = 28
+    weight = 18
 
 
 class ValkeyKilled(_Killed):
     name, rows, victim = "valkey killed", "F03", "valkey"
-    weight = 24
+    weight = 14
 
 
 class PostgresKilled(_Killed):
     name, rows, victim = "postgres killed", "F12", "postgres"
-    weight = 22
+    weight = 14
 
 
-class EverythingKilled(Fault):
-    name, rows, kills = "all processes killed", "F01 F02 F03 F12", True
-    weight = 12
+class _KilledTogether(Fault):
+    """Several at one stroke, as a machine takes all that runs on it along."""
+
+    def choose(self) -> list[str]:
+        raise NotImplementedError
 
     async def inject(self) -> None:
         members = self.rig.members
-        deaths = {name: member.deaths for name, member in members.items()}
-        for name in members:
+        names = self.choose()
+        deaths = {name: members[name].deaths for name in names}
+        for name in names:
             self.rig.kill(name)
-        for name in members:
+        for name in names:
             await self.rig.wait_dead(name, deaths[name])
+
+
+class NodeKilled(_KilledTogether):
+    name, rows = "a gateway and a flusher killed together", "F01 F02"
+    weight = 10
+
+    def choose(self) -> list[str]:
+        return [self.scene.pick("gateway"), self.scene.pick("flusher")]
+
+
+class ProgramsKilled(_KilledTogether):
+    name, rows = "all gateways and flushers killed", "F01 F02"
+    weight = 12
+
+    def choose(self) -> list[str]:
+        return [*self.rig.names("gateway"), *self.rig.names("flusher")]
+
+
+class EverythingKilled(_KilledTogether):
+    name, rows = "all processes killed", "F01 F02 F03 F12"
+    weight = 10
+
+    def choose(self) -> list[str]:
+        return list(self.rig.members)
 
 
 class BackendKilled(Fault):
     """One server process of Postgres: the others end too, and it recovers as after a crash."""
 
-    name, rows, kills = "postgres backend killed", "F12", True
-    weight = 18
+    name, rows = "postgres backend killed", "F12"
+    weight = 10
 
     async def inject(self) -> None:
         async with database(self.rig) as connection:
@@ -76,6 +102,7 @@ class BackendKilled(Fault):
                 )
             ]
         os.kill(self.scene.rng.choice(pids), signal.SIGKILL)
+        self.rig.sigkills += 1
 
     async def heal(self) -> None:
         await wait_for_database(self.rig)
@@ -85,8 +112,8 @@ class BackendKilled(Fault):
 class FlusherKilledAtStep(Fault):
     """The flusher dies right after a step that it names; see run_dying_flusher.py."""
 
-    rows, kills = "F02", True
-    weight = 12
+    rows = "F02"
+    weight = 9
     step: ClassVar[str]
 
     async def inject(self) -> None:
@@ -99,6 +126,7 @@ class FlusherKilledAtStep(Fault):
                 order.unlink(missing_ok=True)
                 raise TimeoutError(f"no flusher came to {self.step} within {STEP_DEADLINE_S:g} s")
             await asyncio.sleep(0.01)
+        self.rig.sigkills += 1
 
 
 def at_step(step: str) -> type[FlusherKilledAtStep]:

@@ -47,9 +47,9 @@ from persistence.hot.store import HotStore
 from tests.faults.proxy import Address, Proxy
 
 TICK_S = 0.02
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 2.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.1, 1.0
 """Shorter than a real supervisor's: a run has many deaths to see."""
-STEADY_S = 5.0
+STEADY_S = 2.0
 START_DEADLINE_S = 60.0
 READY_DEADLINE_S = 45.0
 
@@ -106,6 +106,8 @@ class Rig:
         self.play_port = 0
         self.unexpected: list[str] = []
         """What went wrong with the rig itself: a process that ended with an exit code that means settings."""
+        self.sigkills = 0
+        """How many processes were ended by SIGKILL; those that faults end in other ways add theirs."""
         self._undertaker = undertaker
         self._turn = 0
         self._ticker: asyncio.Task[None] | None = None
@@ -319,6 +321,7 @@ class Rig:
         """Send a signal; answers the process id. Raises LookupError when it does not run."""
         pid = self.pid(name)
         os.kill(pid, number)
+        self.sigkills += number is signal.SIGKILL
         return pid
 
     def freeze(self, name: str) -> None:

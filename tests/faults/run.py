@@ -54,6 +54,8 @@ class Happened:
     kind: type[Fault]
     injected_ms: float
     healed_ms: float
+    sigkills: int = 0
+    """How many processes it ended by SIGKILL."""
     recovery: Recovery | None = None
 
     @property
@@ -148,8 +150,8 @@ class RunReport:
 
     @property
     def sigkills(self) -> int:
-        """Those among the kills that ended at least one process by SIGKILL."""
-        return sum(happened.counts for happened in self.happened if happened.kind.kills)
+        """How many processes the counted faults ended by SIGKILL."""
+        return sum(happened.sigkills for happened in self.happened if happened.counts)
 
     @property
     def kinds(self) -> int:
@@ -214,7 +216,7 @@ class RunReport:
         ]
         if not self.is_enough:
             lines.append(
-                f"too little: wanted {self.kills_min} kills, {self.sigkills_min} of them by SIGKILL, "
+                f"too little: wanted {self.kills_min} kills, {self.sigkills_min} processes ended by SIGKILL, "
                 f"{self.kinds_min} kinds, {self.updates_min} updates, each step {self.step_kills_min} times "
                 f"(least: {self.step_kills})"
             )
@@ -356,7 +358,7 @@ class FaultRun:
 
     async def _inject(self, kind: type[Fault], players: PlayerProcesses | None) -> Happened:
         fault = kind(Scene(self._rig, self._rng, players))
-        injected_ms = now_ms()
+        injected_ms, sigkills = now_ms(), self._rig.sigkills
         try:
             async with asyncio.timeout(FAULT_DEADLINE_S):
                 try:
@@ -371,7 +373,7 @@ class FaultRun:
         self._say(f"  {kind.name}: {(healed_ms - injected_ms) / 1000:.1f} s")
         if isinstance(fault, FlusherKilledAtStep):
             injected_ms = healed_ms  # it was armed before; what it met is what was open when it died
-        return Happened(kind, injected_ms, healed_ms)
+        return Happened(kind, injected_ms, healed_ms, self._rig.sigkills - sigkills)
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
