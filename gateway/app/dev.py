@@ -21,7 +21,7 @@ from pathlib import Path
 
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.dev_folder import check_is_ours, empty_folder, make_secret
-from gateway.app.errors import CommandError, ExitCode, PortTaken, UnfitDependency
+from gateway.app.errors import CommandError, ExitCode, PortTaken, SettingsError, UnfitDependency
 from gateway.app.experience_files import load_experiences
 from gateway.app.launch import STAGE_POSTGRES, STAGE_VALKEY, Ports, add_children, raise_file_limit
 from gateway.app.ready import FILE_NAME, Ready, is_alive, read_ready, remove_ready, write_ready
@@ -48,6 +48,15 @@ LOCK_WAIT_S = 0.1
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ready-json", metavar="FILE", type=Path, help="also write ready.json there")
     parser.add_argument("--fresh", action="store_true", help="empty the data folder first")
+    parser.add_argument(
+        "--upgrade-data", action="store_true", help="convert the data of another major version of Postgres first"
+    )
+    parser.add_argument(
+        "--old-postgres",
+        metavar="DIR",
+        type=Path,
+        help="where that version is, for --upgrade-data (else it is looked for)",
+    )
     add_setting_flags(parser)
 
 
@@ -55,6 +64,13 @@ def run(args: argparse.Namespace) -> int:
     began = time.monotonic()
     settings = load_settings(args, for_dev=True).settings
     set_up_logs("info", "text", "supervisor")
+    if args.old_postgres is not None and not args.upgrade_data:
+        raise SettingsError("--old-postgres does nothing by itself", "add --upgrade-data")
+    if args.upgrade_data:
+        from gateway.app.upgrade_data import upgrade_data
+
+        # Before anything else is up: nothing of it can be interrupted by a child that dies.
+        upgrade_data(settings, args.old_postgres)
     Dev(settings, ready_json=args.ready_json, is_fresh=args.fresh, began=began).run()
     return ExitCode.OK
 
@@ -111,6 +127,7 @@ class Dev:
             remove_ready(path)  # a killed supervisor's: whoever waits for the file must wait for ours
         if self._is_fresh:
             empty_folder(folder)
+        self._tidy_up()
         self._greet()
         raise_file_limit()
         settings = self._start_servers(settings)
@@ -135,6 +152,13 @@ class Dev:
             holder.callback(remove_ready, path)
         self._write_ready()
         self._say_ready(redis_warning)
+
+    def _tidy_up(self) -> None:
+        """An upgrade that died between its two renames is brought to its end."""
+        if (self._data_dir / "upgrade").exists():
+            from persistence.embedded.upgrade import finish_upgrade
+
+            finish_upgrade(self._data_dir)
 
     def _take_folder(self) -> DataFolder:
         try:
@@ -190,6 +214,7 @@ class Dev:
         if valkey is not None:
             settings = replace(settings, redis_url=valkey.url)
         if postgres is not None:
+            postgres.drop_leftovers()
             settings = replace(settings, database_url=postgres.url)
         return settings
 

@@ -55,6 +55,8 @@ async def back_up(
             with BackupWriter(path) as writer:
                 arguments = [f"--dbname={database_url}", f"--snapshot={snapshot}", "--format=custom"]
                 arguments += [f"--compress={COMPRESSION}", "--no-password", "--lock-wait-timeout=30s"]
+                # How columns are compressed depends on how a server was built: another one could not be told.
+                arguments += ["--no-toast-compression"]
                 async with aclosing(read_from_tool(pg_dump, arguments)) as chunks:
                     async for chunk in chunks:
                         writer.write_dump(chunk)

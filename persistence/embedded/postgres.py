@@ -30,6 +30,7 @@ from persistence.embedded.sockets import get_sockets_dir
 
 USER = "wayhold"
 DATABASE = "wayhold"
+RESTORING, REPLACED = "wayhold_restoring", "wayhold_replaced"
 PORT = 5432
 MAX_CONNECTIONS = 100
 ENVIRONMENT = {"LC_ALL": "C", "TZ": "UTC", "PATH": "/usr/local/bin:/usr/bin:/bin"}
@@ -86,6 +87,11 @@ class EmbeddedPostgres(EmbeddedServer):
     def run_sql(self, sql: str, *, database: str = "postgres") -> None:
         """Run statements from outside any event loop (making databases, in tests)."""
         run_sql(self.socket_dir / f".s.PGSQL.{PORT}", USER, database, sql)
+
+    def drop_leftovers(self) -> None:
+        """Databases of a restore that was killed: one that is half there, and one that was replaced already."""
+        for name in (RESTORING, REPLACED):
+            self.run_sql(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
     def _bring_up(self) -> Iterator[None]:
         binary = self.binary

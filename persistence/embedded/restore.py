@@ -27,14 +27,12 @@ from persistence.embedded.backup import fingerprint, list_tombstones, read_prese
 from persistence.embedded.backup_file import Erased, Manifest, Tombstones, read_dump
 from persistence.embedded.binaries import ServerBinary
 from persistence.embedded.errors import EmbeddedUnfit
-from persistence.embedded.postgres import DATABASE, USER, EmbeddedPostgres
+from persistence.embedded.postgres import DATABASE, REPLACED, RESTORING, USER, EmbeddedPostgres
 from persistence.embedded.postgres_tools import get_tool, write_to_tool
 from persistence.errors import StoreUnavailable
 
 log = logging.getLogger("wayhold.restore")
 
-RESTORING: Final = "wayhold_restoring"
-REPLACED: Final = "wayhold_replaced"
 STATEMENT_TIMEOUT_S: Final = 600.0
 USERS_PAGE: Final = 5_000
 
@@ -90,7 +88,8 @@ async def restore(
         _check_installation(manifest, more_tombstones)
         admin = await _connect(postgres.get_url("postgres"))
         try:
-            await admin.execute(f"DROP DATABASE IF EXISTS {RESTORING} WITH (FORCE)")
+            for leftover in (RESTORING, REPLACED):
+                await admin.execute(f"DROP DATABASE IF EXISTS {leftover} WITH (FORCE)")
             await _make_roles(admin, manifest.roles)
             await admin.execute(f"CREATE DATABASE {RESTORING} TEMPLATE template0")
             on_step("restoring")
@@ -102,7 +101,7 @@ async def restore(
             on_step("honouring tombstones")
             known = [present] if present is not None else []
             erased = await _honour_tombstones(url, [*known, *more_tombstones])
-            await _analyze(url)
+            await _prepare(url)
             on_step("swapping")
             await _swap(admin)
         finally:
@@ -191,17 +190,17 @@ def _is_later(erased_at: str, than: str | None) -> bool:
     return erased_at == "infinity" or erased_at > than
 
 
-async def _analyze(url: str) -> None:
-    """A restored table has no statistics, and the first plans would be made without."""
+async def _prepare(url: str) -> None:
+    """What a dump does not bring: how new rows are compressed, and statistics, which the first plans need."""
     connection = await _connect(url)
     try:
+        await connection.execute(queries("backup")["choose_compression"])
         await connection.execute("ANALYZE")
     finally:
         connection.terminate()
 
 
 async def _swap(admin: Any) -> None:
-    await admin.execute(f"DROP DATABASE IF EXISTS {REPLACED} WITH (FORCE)")
     async with admin.transaction():
         await admin.execute(f"ALTER DATABASE {DATABASE} RENAME TO {REPLACED}")
         await admin.execute(f"ALTER DATABASE {RESTORING} RENAME TO {DATABASE}")

@@ -41,7 +41,7 @@ def grep_files(folder: Path, *needles: str) -> list[str]:
     return found
 
 
-async def say_hello(dev: RunningDev, token: str, device: str) -> dict[str, object]:
+async def say_hello(dev: RunningDev, token: str, device: str, made: int = 0, saved: int = 0) -> dict[str, object]:
     from websockets.asyncio.client import connect
 
     from protocol.codec import codec_named
@@ -50,8 +50,8 @@ async def say_hello(dev: RunningDev, token: str, device: str) -> dict[str, objec
     codec = codec_named("json")
     async with connect(dev.ready()["play_url"], subprotocols=[codec.subprotocol], compression=None) as client:
         bare = Bare(client, codec)
-        await bare.send(hello_frame(token=token, device=device, made=0))
-        return await bare.expect("welcome", "bye")
+        await bare.send(hello_frame(token=token, device=device, made=made, saved=saved))
+        return await bare.expect("welcome", "stream_reset", "bye")
 
 
 def test_export_erase_and_no_file_names_the_player(dev: RunningDev, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ from persistence.embedded import backup_file
 from persistence.embedded.backup import back_up, read_present_tombstones
 from persistence.embedded.backup_file import BackupWriter, Tombstones, check_backup, read_dump, read_tombstones
 from persistence.embedded.errors import EmbeddedUnfit
-from persistence.embedded.postgres import DATABASE, EmbeddedPostgres
-from persistence.embedded.restore import RESTORING, restore
+from persistence.embedded.postgres import DATABASE, REPLACED, RESTORING, EmbeddedPostgres
+from persistence.embedded.restore import restore
 from persistence.erase import erase_player
 from persistence.errors import StoreUnavailable
 from tests.servers import Servers
@@ -364,7 +364,7 @@ async def test_a_restore_that_fails_changes_nothing_and_may_be_repeated(
         names = {row["datname"] for row in await connection.fetch("SELECT datname FROM pg_database")}
     finally:
         await connection.close()
-    assert DATABASE in names and RESTORING not in names and "wayhold_replaced" not in names
+    assert DATABASE in names and RESTORING not in names and REPLACED not in names
 
 
 @pytest.mark.slow

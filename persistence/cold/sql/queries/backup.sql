@@ -17,6 +17,16 @@ SELECT encode(user_hash, 'hex') AS user_hash,
             ELSE 'infinity' END AS erased_at
 FROM erased_players ORDER BY user_hash;
 
+-- name: choose_compression
+-- As the migrations choose it: a dump does not say, because not every server that it is restored on has lz4.
+DO $$
+BEGIN
+    ALTER TABLE experience_progress ALTER COLUMN state SET COMPRESSION lz4;
+EXCEPTION WHEN feature_not_supported THEN
+    NULL;
+END
+$$;
+
 -- name: merge_tombstone
 -- A tombstone that is newer than what was restored, or not there at all.
 INSERT INTO erased_players AS e (user_hash, device_hashes, erased_at)
