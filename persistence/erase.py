@@ -66,6 +66,7 @@ async def erase_player(hot: HotStore, database_url: str, user_id: str) -> EraseR
         await put_tombstone(devices)
         experiences = [row["experience_id"] for row in await connection.fetch(sql["list_player_progress"], user_id)]
         keys, hot_devices = await hot.purge_player(user_id, experiences, fence_ahead_s=3600.0)
+        await hot.forget_scores(user_id, experiences)
         if not devices.issuperset(hot_devices):
             await put_tombstone(devices | set(hot_devices))
         async with connection.transaction():
@@ -77,6 +78,7 @@ async def erase_player(hot: HotStore, database_url: str, user_id: str) -> EraseR
         # Those that a hello made in the meantime included.
         experiences = sorted({*experiences, *(row["experience_id"] for row in progress)})
         more, _ = await hot.purge_player(user_id, experiences)
+        await hot.forget_scores(user_id, experiences)
         return EraseReport(deleted != "DELETE 0", len(progress), keys + more)
     except POSTGRES_ERRORS as error:
         raise StoreUnavailable("postgres", "erase_player", error or type(error).__name__) from error

@@ -43,9 +43,10 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "persistence.fill": _PERSISTENCE,
     "persistence.analytics": ("persistence", "persistence.cold", "protocol"),
     "gateway.telemetry": _PERSISTENCE,
+    "persistence.leaderboards": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
     "gateway.sessions": (
         *("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
-        *("persistence.actions", "persistence.player_progress"),
+        *("persistence.actions", "persistence.player_progress", "persistence.leaderboards"),
     ),
 }
 LAYERS["gateway.sockets"] = ("gateway.sessions", *LAYERS["gateway.sessions"])

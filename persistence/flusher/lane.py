@@ -29,6 +29,7 @@ from persistence.flusher.contents import ContentIds
 from persistence.flusher.levels import LevelRule
 from persistence.flusher.plan import Copy, parse_snapshot
 from persistence.flusher.rollups import SHARDS
+from persistence.flusher.scores import note_scores
 from persistence.flusher.write import Bookkeeping, WriteReport, pass_by, write_copies
 from persistence.hot.keys import PARTITIONS
 from persistence.hot.shapes import SavedNotice, Snapshot
@@ -189,7 +190,7 @@ class Lane:
             committed = time.monotonic()
             self._books.contents.remember(report.contents)
             self._at_step("committed")
-            await self._settle(report, absent, committed - started, len(copies))
+            await self._settle(report, absent, started, committed - started, len(copies))
             for snapshot, fault in unreadable:
                 base_version = snapshot.head.base_version
                 copy_name = snapshot.hash[b"copy"].decode()
@@ -208,7 +209,9 @@ class Lane:
             fitting += 1
         return progress[:fitting]
 
-    async def _settle(self, report: WriteReport, absent: list[ProgressKey], duration_s: float, copies: int) -> None:
+    async def _settle(
+        self, report: WriteReport, absent: list[ProgressKey], began: float, duration_s: float, copies: int
+    ) -> None:
         """
         Postgres has it: tell Redis, then the gateways. Everything here may be lost and is done again by the next
         flush.
@@ -221,6 +224,7 @@ class Lane:
                 notices.setdefault(outcome.node, []).append(SavedNotice(write.key, write.version, write.streams))
         await self._hot.publish_saved(notices)
         self._at_step("published")
+        await note_scores(self._hot, report.written, began)
 
         discards = discarded = 0
         for copy, row in report.unmatched:

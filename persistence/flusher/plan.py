@@ -118,6 +118,8 @@ class ProgressWrite:
     achievements: list[str]
     voids: list[str]
     actions: list[SavedAction]
+    fields: dict[str, bytes]
+    """The state as flat fields, at `version`."""
 
     @property
     def is_first(self) -> bool:
@@ -204,6 +206,7 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
         achievements=[],
         voids=voids,
         actions=[],
+        fields=copy.fields,
     )
     last_ms = None if row.last_update_at is None else round(row.last_update_at.timestamp() * 1000)
     played_ms: list[int] = []

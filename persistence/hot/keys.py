@@ -39,6 +39,25 @@ ACTIVE_EXPERIENCES_KEY = "experiences:active"
 
 ACTIVE_EXPERIENCES_MAX = 1000
 
+
+def board_key(experience: str, board: str) -> str:
+    """zset: user ids by score, in millionths; lives `BOARD_S`."""
+    return f"experience:{experience}:leaderboard:{board}"
+
+
+def board_versions_key(experience: str, board: str) -> str:
+    """hash: the version of each player's progress that a score is of, and how far the board is; ends with the board."""
+    return f"experience:{experience}:leaderboard_versions:{board}"
+
+
+def boards_key(experience: str) -> str:
+    """zset: the boards of an experience that there are, by the time in ms at which they end."""
+    return f"experience:{experience}:leaderboards"
+
+
+BOARD_S = 300
+"""How long a board lives before it is filled again: what a lost write to it can cost at most."""
+
 FENCE_KEY = "players:fence"
 """
 zset: the lately erased, as `erased_name` calls them, by the time in ms before which a connection counts for nothing.

@@ -34,6 +34,9 @@ NAMES = (
     "sum_pending",
     "purge_player",
     "note_active_players",
+    "open_board",
+    "fill_board",
+    "note_scores",
 )
 
 

@@ -10,6 +10,7 @@ Not here: what an outcome means for a player (gateway.sessions), when to flush (
 from __future__ import annotations
 
 from persistence.hot.actions import Actions
+from persistence.hot.boards import Boards
 from persistence.hot.copies import Copies
 from persistence.hot.flush_side import FlushSide
 from persistence.hot.playing import Playing
@@ -20,5 +21,5 @@ from persistence.hot.shapes import PendingTotals, Settlement, SettleOutcome, Sna
 __all__ = ["HotStore", "PendingTotals", "SettleOutcome", "Settlement", "Snapshot"]
 
 
-class HotStore(Playing, Actions, Sessions, Copies, FlushSide, Presence):
+class HotStore(Playing, Actions, Sessions, Copies, FlushSide, Presence, Boards):
     """One Redis-compatible server. Safe for many tasks of one event loop."""

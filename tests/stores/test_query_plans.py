@@ -303,6 +303,18 @@ CASES: dict[str, Case] = {
         is_custom_only=True,
     ),
     "analytics.list_active_players": case(
+    "boards.list_distance_scores": case(
+        lambda s: [s.experience, 50, 1000], ALL_OF_EXPERIENCE, PROGRESS, "player_profiles_pkey", is_small=True
+    ),
+    "boards.list_completion_scores": case(
+        lambda s: [s.experience, 50, 1000], ALL_OF_EXPERIENCE, PROGRESS, "player_profiles_pkey", is_small=True
+    ),
+    "boards.list_counter_scores": case(
+        lambda s: [s.experience, 10, 20, "collectibles", "artist_tools"],
+        *(ALL_OF_EXPERIENCE, "player_profiles_pkey"),
+        is_small=True,
+    ),
+    "boards.find_standing": case(lambda s: [s.user_id, s.experience], USER_KEY, PROGRESS_KEY, answers=1),
         lambda s: [s.experience, s.today - timedelta(days=7), s.today],
         *("player_days_pkey", "idx_player_days_cohort"),
         is_custom_only=True,
