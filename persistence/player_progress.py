@@ -32,7 +32,8 @@ from persistence.errors import ProgressMissing, StoreFull, StoreUnavailable
 from persistence.hot.store import HotStore
 from persistence.progress_key import ProgressKey
 from persistence.warmer import Warmer
-from protocol.limits import EXPERIENCE_CHARS_MAX, OPS_DEVICE, QUERY_LIMIT_MAX
+from protocol.experience import ExperienceDefinition, round_location
+from protocol.limits import EXPERIENCE_CHARS_MAX, LAT_MAX, LNG_MAX, OPS_DEVICE, QUERY_LIMIT_MAX
 from protocol.state import document, split_state
 
 WARM_SHARE_MAX = 0.6
@@ -86,7 +87,8 @@ class PlayerProgress:
     """
     One caller's access. Safe for many tasks of one event loop.
 
-    `hydrate` makes progress hot (a gateway gives its own); `on_read` hears of every read of a state if it was hot.
+    `hydrate` makes progress hot (a gateway gives its own); `on_read` hears of every read of a state if it was hot;
+    `definitions` say how precise the location of a logged event may be.
     Methods raise ValueError for arguments that fit nothing, ProgressMissing when this player has never been in this
     experience, StoreUnavailable when a store does not answer.
     """
@@ -100,6 +102,7 @@ class PlayerProgress:
         role: str = "service",
         hydrate: Hydrate | None = None,
         on_read: Callable[[bool], None] | None = None,
+        definitions: Mapping[str, ExperienceDefinition] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hot = hot
@@ -111,6 +114,7 @@ class PlayerProgress:
         self.journal = ActionJournal(cold)
         self.issuer = ActionIssuer(hot, self.journal, self._hydrate)
         self._on_read = on_read
+        self._definitions = definitions or {}
         self._clock = clock
         self._memory_due = float("-inf")
         self._has_room = True
@@ -131,8 +135,9 @@ class PlayerProgress:
         flush_interval_s: float = 5.0,
         session_expiry_s: float = 3600.0,
         progress_idle_s: float = 3600.0,
+        definitions: Mapping[str, ExperienceDefinition] | None = None,
     ) -> Self:
-        """For a process of its own; the last four as the gateways have them (settings of the same names)."""
+        """For a process of its own; the four with a default as the gateways have them (settings of the same names)."""
         hot = await HotStore.open(
             redis_url,
             partitions=partitions,
@@ -141,7 +146,7 @@ class PlayerProgress:
             progress_idle_s=progress_idle_s,
         )
         cold = await ColdStore.open(database_url, pool_max=6)
-        opened = cls(hot, cold, caller=caller, role=role)
+        opened = cls(hot, cold, caller=caller, role=role, definitions=definitions)
         opened._owns_stores = True
         return opened
 
@@ -317,7 +322,7 @@ class PlayerProgress:
             role=role or self._role,
             action=action,
             reason=reason,
-            event=event,
+            event=self._keep(experience, event),
             effects=effects,
             details=details or {},
         )
@@ -341,6 +346,19 @@ class PlayerProgress:
                 raise ProgressMissing(key)
             case _:
                 return ActionTicket(requested.id, key, "requested")
+
+    def _keep(self, experience: str, event: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """An event with what may be kept of its location: neither its action's row nor anything else holds more."""
+        definition = self._definitions.get(experience)
+        if event is None or definition is None or not definition.privacy.changes_locations:
+            return event
+        lat, lng = event.get("lat"), event.get("lng")
+        for degrees, degrees_max in ((lat, LAT_MAX), (lng, LNG_MAX)):
+            # Written so that NaN fails it. What is no location is refused for that, further on.
+            if degrees is not None and not (type(degrees) in (int, float) and -degrees_max <= degrees <= degrees_max):
+                return event
+        lat, lng = round_location(definition.privacy, lat, lng)
+        return {**event, "lat": lat, "lng": lng}
 
     async def wait_saved(self, ticket: ActionTicket, timeout_s: float = 10.0) -> Action:
         """

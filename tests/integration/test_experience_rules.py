@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncpg
 import msgpack
+import pytest
 import redis.asyncio as redis_asyncio
 from structlog.testing import capture_logs
 
 from gateway.sessions.content_rules import LOGGED_IDS_MAX
+from persistence.actions.shapes import InvalidAction
+from persistence.player_progress import PlayerProgress
+from protocol.experience import ExperienceDefinition
 from protocol.experience_file import parse_experience
 from tests.integration.gateway_rig import new_user, run_flusher, run_rig
 
@@ -25,7 +29,7 @@ lng = 2
 LAT, LNG = 37.90571234, -122.54769876
 
 
-def define(unknown: str) -> dict[str, object]:
+def define(unknown: str) -> dict[str, ExperienceDefinition]:
     return {"wylding-woods": parse_experience(TOWN.format(unknown=unknown), "town.toml")}
 
 
@@ -119,3 +123,27 @@ async def test_an_experience_without_a_definition_is_played_as_it_is_sent(redis_
             ack = await player.accept(1, event={"type": "waypoint_visited", "content_id": "x", "lat": LAT, "lng": LNG})
             assert "void" not in ack
         assert not rig.node.tally.unknown_content
+
+
+async def test_a_service_that_logs_an_event_leaves_no_precise_location_either(
+    redis_url: str, database_url: str
+) -> None:
+    user = new_user()
+    async with (
+        run_rig(redis_url, database_url) as rig,
+        rig.player(user_id=user),
+        run_flusher(redis_url, database_url),
+        PlayerProgress(rig.hot, rig.cold, caller="quests", definitions=define("report")) as service,
+    ):
+        ticket = await service.log_event(user, "wylding-woods", "waypoint_visited", "tower", lat=LAT, lng=LNG)
+        await service.wait_saved(ticket)
+        with pytest.raises(InvalidAction, match=r"event\.lat"):
+            await service.log_event(user, "wylding-woods", "waypoint_visited", "tower", lat=91.0, lng=LNG)
+    connection = await asyncpg.connect(database_url)
+    try:
+        (event,) = await connection.fetch("SELECT location_lat, location_lng FROM player_progress_events")
+        rows = await connection.fetch("SELECT a::text AS text FROM liveops_actions a")
+    finally:
+        await connection.close()
+    assert tuple(event) == (37.906, -122.548)
+    assert len(rows) >= 1 and not any(str(LAT) in row["text"] or str(LNG) in row["text"] for row in rows)
