@@ -261,8 +261,11 @@ class Load:
             for number, player in enumerate(self.players):
                 await asyncio.sleep(max(0.0, began + number / CONNECT_PER_S - clock()))
                 await player.connect()
-            for player in self.players:
-                await player.welcome.wait()
+            while missing := [player for player in self.players if not player.welcome.is_set()]:
+                for player in missing:
+                    if player.gone.is_set():  # told to come back, as any client is now and then
+                        await player.connect()
+                await asyncio.sleep(0.2)
         return self._describe(clock() - began)
 
     async def play(
