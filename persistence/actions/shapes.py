@@ -167,19 +167,24 @@ def action_of(row: Any) -> Action:
 
 
 def state_push(compiled: CompiledUpdate, action: Action) -> dict[str, Any]:
+    """What the player is told of an action."""
+    told: dict[str, Any] = {"effects": effects_of(compiled), "action": action.action}
+    if compiled.event is not None:
+        told["event"] = {"type": compiled.event.type, "content_id": compiled.event.content_id}
+    return told
+
+
+def effects_of(compiled: CompiledUpdate) -> list[dict[str, Any]]:
     """
-    What the player is told of an action: all effects that it has on the state, those that its event implies first, so
-    that a client needs no table of events.
+    All effects that a step has on the state, those that its event implies first, so that a client needs no table of
+    events.
     """
     effects: list[dict[str, Any]] = []
     if compiled.event is not None and compiled.event.type in KNOWN_EVENTS:
         effects += map(_effect_of_op, KNOWN_EVENTS[compiled.event.type].imply(compiled.event))
     if compiled.effects_json:
         effects += parse_json(compiled.effects_json)
-    told: dict[str, Any] = {"effects": effects, "action": action.action}
-    if compiled.event is not None:
-        told["event"] = {"type": compiled.event.type, "content_id": compiled.event.content_id}
-    return told
+    return effects
 
 
 def push_body(kind: str, data: Mapping[str, Any]) -> bytes:

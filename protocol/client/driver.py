@@ -271,8 +271,10 @@ class ClientDriver:
                 self._sync_journal()
             case Welcomed(resumed, reason):
                 self._note_welcome(resumed, reason)
+                self._tell("on_state", machine.document, machine.version, machine.accepted)
             case Resynced(reason):
                 self._tell("on_resync", reason)
+                self._tell("on_state", machine.document, machine.version, machine.accepted)
             case ResetStream(keep_after, reason):
                 self._reset_stream(keep_after, reason)
             case DropJournal():

@@ -26,13 +26,16 @@ class PlayerListener:
         """Everything up to `seq` is saved."""
 
     def on_void(self, device: str, seq: int, code: int, message: str) -> None:
-        """The server rejected this update; told once."""
+        """The server rejected this update. Told once, and anew when the server had forgotten it."""
 
     def on_resume(self, reason: str) -> None:
         """The client is back after a lost connection: "resumed", or why a new session began (`ended`, `lost`, …)."""
 
     def on_resync(self, reason: str) -> None:
         """The server rebuilt its copy: the state was replaced, what it does not know is sent again."""
+
+    def on_state(self, state: dict[str, Any], version: int, accepted: int) -> None:
+        """A whole state, with a welcome or a resync: everything up to the own update `accepted` is in it."""
 
     def on_stream_reset(self, old_device: str, new_device: str, renumbered: dict[int, int]) -> None:
         """The client goes on as a new device. Old seqs that are not in `renumbered` are in the server's hands."""

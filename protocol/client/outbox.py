@@ -130,6 +130,9 @@ class Outbox:
         self._frames.clear()
         self.wait_until_ms = 0
         self._gap_strikes = 0
+        if self.voids:
+            # What lies above is accepted anew, behind what others did meanwhile: it may come out otherwise.
+            self.voids = {at: void for at, void in self.voids.items() if at <= accepted}
         self.note_voids(voids, out)
         if has_moved:
             out.append(Accepted(accepted))

@@ -11,6 +11,10 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 
+OPERATOR_EDIT = ("ops", "operator_edit")
+"""Nothing that the player did: it is counted, and is no play."""
+
+
 async def list_rollup_drift(connection: Any, experience: str | None = None) -> list[str]:
     """Every difference between the rollups and the events, in words; of one experience or of all."""
     events = await connection.fetch(
@@ -29,10 +33,11 @@ async def list_rollup_drift(connection: Any, experience: str | None = None) -> l
         place = event["experience_id"]
         hours[(place, hour)][0] += 1
         hours[(place, hour)][1] += event["playtime_ms"]
-        of_day = days[(place, day, event["experience_progress_id"])]
-        of_day[0] += 1
-        of_day[1] += event["playtime_ms"]
-        of_day[2] = at if of_day[2] is None else min(of_day[2], at)
+        if (event["device_id"], event["event_type"]) != OPERATOR_EDIT:
+            of_day = days[(place, day, event["experience_progress_id"])]
+            of_day[0] += 1
+            of_day[1] += event["playtime_ms"]
+            of_day[2] = at if of_day[2] is None else min(of_day[2], at)
         if event["content_id"] is None or event["event_type"] == "update":
             continue
         content = (place, event["event_type"], event["content_id"])
@@ -59,6 +64,7 @@ async def check_playtime(connection: Any, experience: str | None = None) -> None
         " JOIN player_progress_events e ON e.experience_progress_id = p.id"
         " WHERE ($1::text IS NULL OR p.experience_id = $1)"
         " AND NOT EXISTS (SELECT FROM dead_letters l WHERE l.experience_progress_id = p.id)"
+        " AND NOT (e.device_id = 'ops' AND e.event_type = 'operator_edit')"
         " ORDER BY p.id, e.version",
         experience,
     )

@@ -1,6 +1,7 @@
 """
-Random schedules of the whole write path on the real scripts and the real SQL: two writers on one progress, any
-interleaving of hydrate, install, snapshot, write and settle, with hot copies lost and rolled back in between.
+Random schedules of the whole write path on the real scripts and the real SQL: two devices and an operator on one
+progress, any interleaving of hydrate, install, snapshot, write and settle, with hot copies lost and rolled back in
+between.
 
 Checked at every step: what a client was told is saved is saved. At the end, when faults stop: everything comes to rest,
 every step is stored once and in the order of its stream, the state is what the events make. Without faults nothing that
@@ -22,12 +23,17 @@ from typing import Any
 import asyncpg
 import pytest
 
+from persistence.actions.issuer import ActionIssuer
+from persistence.actions.journal import ActionJournal
+from persistence.actions.shapes import Action, ActionRequest
 from persistence.cold.shapes import ColdProgress
+from persistence.errors import ProgressMissing
 from persistence.flusher.plan import parse_snapshot
 from persistence.flusher.write import WriteReport, write_copies
 from persistence.hot.shapes import HotUpdate, Outcome
 from persistence.hot.store import Settlement, Snapshot
 from persistence.progress_key import ProgressKey
+from persistence.warmer import Warmer
 from tests.property.rollup_truth import list_rollup_drift
 from tests.stores.conftest import StorePlayer, Stores, stores  # noqa: F401
 
@@ -66,6 +72,10 @@ class World:
         self.settlements: list[Settlement] = []
         self.copies: list[dict[str, bytes]] = []
         self.thrown_away = 0
+        # The third writer: an operator, whose journal is a table. Two nodes issue its actions.
+        self.journal = ActionJournal(at.cold)
+        self.issuers = [ActionIssuer(at.hot, self.journal, Warmer(at.hot, at.cold)) for _ in range(2)]
+        self.actions: list[Action] = []
 
     def any(self) -> Device:
         return self.rng.choice(self.devices)
@@ -148,6 +158,36 @@ class World:
         else:
             d.is_connected = False
 
+    # --- the operator --------------------------------------------------------------------------------------------
+
+    async def request(self) -> None:
+        """Write an action down. Whether anybody applies it is another matter."""
+        is_bad = self.rng.random() < 0.2
+        number = len(self.actions) + 1
+        effects: list[dict[str, Any]] = [
+            {"op": "incr", "path": "collectibles.steps", "value": 1},
+            {"op": "set", "path": "last.ops", "value": number},
+        ]
+        if is_bad:
+            effects.append({"op": "incr", "path": "last.ops", "value": 1})
+        wanted = ActionRequest(str(uuid.uuid4()), "ann", "operator", "edit_state", effects=effects)
+        try:
+            action = await self.journal.request(self.key, wanted)
+        except ProgressMissing:
+            return
+        assert action.ops_seq == number
+        self.actions.append(action)
+        self.made[("ops", number)] = is_bad
+
+    async def issue(self) -> None:
+        """Any action, at any time, by any node: also one that is done, or before its turn."""
+        if self.actions:
+            await self.rng.choice(self.issuers).issue(self.rng.choice(self.actions[-4:]))
+
+    async def sweep(self) -> None:
+        if self.actions:
+            await self.rng.choice(self.issuers).issue_requested(self.key, self.actions[0].row_id or "")
+
     # --- flusher, step by step -----------------------------------------------------------------------------------
 
     async def snapshot(self) -> None:
@@ -207,6 +247,15 @@ class World:
         saved = {row["device_id"]: row["last_seq"] for row in rows}
         for d in self.devices:
             assert d.saved <= saved.get(d.player.device, 0), f"{d.player.device} was told saved what Postgres lacks"
+        ended = await self.postgres.fetch(
+            "SELECT a.ops_seq, a.state, (SELECT count(*) FROM player_progress_events e WHERE e.session_id = a.id"
+            " AND e.experience_progress_id = a.experience_progress_id) AS events"
+            " FROM liveops_actions a WHERE a.user_id = $1 AND a.state <> 'requested'",
+            self.key.user_id,
+        )
+        for row in ended:
+            assert row["ops_seq"] <= saved.get("ops", 0), "an action has ended that Postgres lacks"
+            assert (row["state"], row["events"]) in (("done", 1), ("refused", 0)), dict(row)
 
     async def rest(self) -> None:
         for _ in range(200):
@@ -221,7 +270,9 @@ class World:
                 await self.settle()
                 await self.ping(d)
                 await self.check()
-            if not any(d.journal for d in self.devices):
+            await self.sweep()
+            waiting = self.actions and await self.journal.list_requested(self.actions[0].row_id or "", 1)
+            if not waiting and not any(d.journal for d in self.devices):
                 return
         raise AssertionError(f"never at rest: {[(d.player.device, len(d.journal), d.saved) for d in self.devices]}")
 
@@ -239,18 +290,25 @@ class World:
         stored = [(event["device_id"], event["seq"]) for event in events]
         assert len(stored) == len(set(stored)), "a step is stored twice"
         assert set(stored) == {step for step, is_bad in self.made.items() if not is_bad}
-        for d in self.devices:
-            own = [seq for device, seq in stored if device == d.player.device]
+        writers = [*(d.player.device for d in self.devices), "ops"]
+        for writer in writers:
+            own = [seq for device, seq in stored if device == writer]
             assert own == sorted(own), "a stream is out of order"
         state = json.loads(row["state"])
         assert state.get("collectibles", {}).get("steps", 0) == len(stored)
-        for d in self.devices:
-            own = [seq for device, seq in stored if device == d.player.device]
-            assert state.get("last", {}).get(d.player.device) == (own[-1] if own else None)
+        for writer in writers:
+            own = [seq for device, seq in stored if device == writer]
+            assert state.get("last", {}).get(writer) == (own[-1] if own else None)
+        ended = await self.postgres.fetch(
+            "SELECT ops_seq, state FROM liveops_actions WHERE user_id = $1", self.key.user_id
+        )
+        assert {row["ops_seq"]: row["state"] for row in ended} == {
+            seq: "refused" if is_bad else "done" for (device, seq), is_bad in self.made.items() if device == "ops"
+        }
 
 
 CALM = ["make", "make", "ping", "update", "update", "update", "update", "hello", "hello", "snapshot", "write", "settle"]
-CALM += ["install"]
+CALM += ["install", "request", "issue", "issue", "sweep"]
 FAULTS = ["keep_hot", "lose_hot", "old_hot", "old_hot", "drop_connection", "hydrate"]
 
 
@@ -264,7 +322,7 @@ async def run_schedule(at: Stores, connection: Any, seed: int, *, with_faults: b
     if not with_faults:
         assert not world.thrown_away, "accepted updates were thrown away without any fault"
     await world.rest()
-    if any(d.made for d in world.devices):
+    if world.made:
         await world.audit()
 
 

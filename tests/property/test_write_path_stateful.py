@@ -27,7 +27,7 @@ devices = st.integers(0, 1)
 
 
 class WritePath(RuleBasedStateMachine):
-    """Two devices, one progress, every step of a hydrate and of a flush on its own."""
+    """Two devices, an operator, one progress, every step of a hydrate and of a flush on its own."""
 
     loop: ClassVar[asyncio.AbstractEventLoop]
     stores: ClassVar[Stores]
@@ -55,6 +55,20 @@ class WritePath(RuleBasedStateMachine):
     @rule(device=devices)
     def ping(self, device: int) -> None:
         self.do(self.world.ping(self.world.devices[device]))
+
+    @rule()
+    def request(self) -> None:
+        self.do(self.world.request())
+
+    @precondition(lambda self: self.world.actions)
+    @rule()
+    def issue(self) -> None:
+        self.do(self.world.issue())
+
+    @precondition(lambda self: self.world.actions)
+    @rule()
+    def sweep(self) -> None:
+        self.do(self.world.sweep())
 
     @rule()
     def hydrate(self) -> None:
@@ -102,7 +116,7 @@ class WritePath(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.do(self.world.rest())
-        if any(d.made for d in self.world.devices):
+        if self.world.made:
             self.do(self.world.audit())
 
 

@@ -373,6 +373,29 @@ async def test_redis_that_forgets_everything_costs_no_action(stores: Stores, des
     assert [seq for _, seq, _, _ in await stored_events(stores, player)] == [1, 2]
 
 
+async def test_redis_that_went_back_before_a_saved_action_takes_the_next_one(stores: Stores, desk: Desk) -> None:
+    """Nothing is pending there, so no flush would find out: the number that is missing does."""
+    player = stores.player()
+    await player.hello()
+    actions = [await desk.request(player, [{"op": "incr", "path": "coins", "value": 1}])]
+    await desk.issuer.issue(actions[0])
+    await stores.flush()
+    keys = list(stores.hot._keys.of_group(player.key)[:3])
+    kept = {key: await stores.hot._client.dump(key) for key in keys}
+    actions.append(await desk.request(player, [{"op": "incr", "path": "coins", "value": 10}]))
+    await desk.issuer.issue(actions[1])
+    await stores.flush()
+    await stores.hot._client.delete(*keys)
+    for key, body in kept.items():
+        if body is not None:
+            await stores.hot._client.restore(key, 0, body)
+    actions.append(await desk.request(player, [{"op": "incr", "path": "coins", "value": 100}]))
+    assert (await desk.issuer.issue(actions[2])).issued is Issued.ACCEPTED
+    await stores.flush()
+    assert (await state_in_postgres(stores, player))["coins"] == 111
+    assert [await desk.state_of(one) for one in actions] == ["done"] * 3
+
+
 async def test_redis_that_went_back_before_a_saved_action_is_found_out(stores: Stores, desk: Desk) -> None:
     player = stores.player()
     await player.hello()

@@ -276,6 +276,21 @@ def test_void_is_told_once_and_kept_until_saved() -> None:
     assert rig.machine.voids == {}
 
 
+def test_void_that_the_server_has_forgotten_is_told_anew_or_is_none() -> None:
+    """Accepted anew, behind what others did meanwhile, an update may come out otherwise."""
+    rig = Rig()
+    rig.play(made=3)
+    rig.hear(make_ack(3, void=[{"seq": at, "code": 106, "message": "kind"} for at in (1, 2, 3)]))
+    rig.hear(
+        {"t": "resync", "reason": "redis_lost", "seq": {"accepted": 1, "saved": 0}, "state": {}, "version": 1}
+        | {"void": [{"seq": 1, "code": 106, "message": "kind"}]}
+    )
+    assert rig.machine.voids == {1: (106, "kind")}
+    rig.hear(make_ack(3, void=[{"seq": 3, "code": 106, "message": "kind"}]))
+    assert [void.seq for void in rig.took(Voided)] == [1, 2, 3, 3]
+    assert sorted(rig.machine.voids) == [1, 3]
+
+
 def test_stale_and_repeated_acks_change_nothing() -> None:
     rig = Rig()
     rig.play(made=5)
