@@ -28,6 +28,8 @@ from protocol.limits import (
     DEVICE_CHARS_MAX,
     EVENT_TYPE_CHARS_MAX,
     EXPERIENCE_CHARS_MAX,
+    KEY_CHARS_MAX,
+    NAME_CHARS_MAX,
     OPS_DEVICE,
     QUERY_ID_CHARS_MAX,
     QUERY_LIMIT_MAX,
@@ -47,6 +49,7 @@ class Frame(BaseModel):
 
 # Text that ends up in keys, columns and log lines: no control characters (NUL breaks Postgres, the rest terminals).
 _PLAIN_TEXT: Final = r"^[^\x00-\x1f\x7f-\x9f]*$"
+_COUNTER_PATH: Final = rf"^[a-z][a-z0-9_]{{0,{NAME_CHARS_MAX - 1}}}(\.[^\x00-\x1f\x7f-\x9f]{{1,{KEY_CHARS_MAX}}})?$"
 
 Seq = Annotated[int, Field(ge=1, le=SEQ_MAX)]
 Watermark = Annotated[int, Field(ge=0, le=SEQ_MAX)]
@@ -121,7 +124,7 @@ class QueryArgs(Frame):
     waypoint: Annotated[str, Field(min_length=1, max_length=SET_MEMBER_CHARS_MAX)] | None = None
     limit: Annotated[int, Field(ge=1)] | None = None
     cursor: Annotated[str, Field(max_length=CURSOR_CHARS_MAX, pattern=_PLAIN_TEXT)] | None = None
-    board: Annotated[str, Field(max_length=BOARD_CHARS_MAX, pattern=r"^[a-z][a-z0-9_]*$")] | None = None
+    board: Annotated[str, Field(max_length=BOARD_CHARS_MAX, pattern=_COUNTER_PATH)] | None = None
     type: Annotated[str, Field(min_length=1, max_length=EVENT_TYPE_CHARS_MAX, pattern=_PLAIN_TEXT)] | None = None
     content_id: Annotated[str, Field(min_length=1, max_length=CONTENT_ID_CHARS_MAX, pattern=_PLAIN_TEXT)] | None = None
     since: Annotated[TimeMs | None, Field(alias="from")] = None

@@ -42,7 +42,6 @@ SESSION_ID_CHARS_MAX: Final = 64
 QUERY_ID_CHARS_MAX: Final = 64
 CLIENT_CHARS_MAX: Final = 200
 CURSOR_CHARS_MAX: Final = 256
-BOARD_CHARS_MAX: Final = 64
 QUERY_LIMIT_MAX: Final = 100
 
 # Events.
@@ -67,6 +66,8 @@ COUNTER_SCALE: Final = 1_000_000
 COUNTER_MAX: Final = 9_000_000_000
 MILLIONTHS_MAX: Final = COUNTER_MAX * COUNTER_SCALE
 STATE_FIELDS_MAX: Final = 4_000
+# The path of a counter: a name, or group and key.
+BOARD_CHARS_MAX: Final = NAME_CHARS_MAX + 1 + KEY_CHARS_MAX
 STATE_BYTES_MAX: Final = 65_536
 
 # Lua numbers are doubles: a counter in millionths must be exact in one.

@@ -39,6 +39,7 @@ from gateway.telemetry.metrics import Tally
 from persistence.cold.store import ColdStore
 from persistence.hot.shapes import ErasedNotice, MissedNotices, PushNotice, SavedNotice
 from persistence.hot.store import HotStore
+from persistence.leaderboards import Leaderboards
 from persistence.player_progress import PlayerProgress
 from protocol.closes import CloseCode
 from protocol.codec import Codec
@@ -89,6 +90,7 @@ class Node:
         self.hydrator = Hydrator(hot, cold, self.tally, self.clock)
         self.progress = PlayerProgress(hot, cold, caller=rules.node, hydrate=self.hydrator, on_read=self.note_read)
         """Players' progress for whoever in this process is no player: what operators ask and do."""
+        self.boards = Leaderboards(hot, cold)
         self.openings = Gate(OPENINGS_WIDTH)
         self.questions = Gate(QUESTIONS_WIDTH)
         self.committer = Committer(
@@ -159,6 +161,7 @@ class Node:
         if ending:
             await asyncio.wait(ending, timeout=COMMITTER_STOP_S)
         await self.hydrator.close()
+        await self.boards.close()
 
     # ── for sockets ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -1,9 +1,6 @@
 """
 Queries: what a player may read, and that is the player's own. `state`, `inventory` and `visited` show what is accepted
 (the hot copy), `profile`, `history` and `leaderboard` what is saved (Postgres).
-
-Leaderboards are not kept yet: the answer is an empty board, which a client can show, and not an error, which it would
-have to repeat for ever.
 """
 
 from __future__ import annotations
@@ -12,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from gateway.sessions.connection import Connection
+from gateway.sessions.leaderboard import answer_leaderboard
 from persistence.errors import StoreUnavailable
 from protocol.frames import Query, QueryArgs
 from protocol.limits import QUERY_LIMIT_MAX
@@ -36,6 +34,8 @@ async def answer_query(connection: Connection, query: Query) -> dict[str, Any]:
     Raises:
         BadQuery, StoreUnavailable
     """
+    if query.of == "leaderboard":
+        return await answer_leaderboard(connection, query.args)
     async with connection.node.questions.hold(is_live=True):
         return await _ANSWERS[query.of](connection.node, connection, query.args)
 
@@ -79,10 +79,6 @@ async def _history(node: Node, connection: Connection, args: QueryArgs) -> dict[
     return {"events": page.events, "cursor": page.cursor}
 
 
-async def _leaderboard(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
-    return {"rows": []}
-
-
 def _found(node: Node, connection: Connection, found: T | None) -> T:
     """What a look at the hot copy gave. Its player is there, so a copy that is gone is not read past: it is rebuilt."""
     node.note_read(found is not None)
@@ -99,5 +95,4 @@ _ANSWERS: dict[str, Callable[[Node, Connection, QueryArgs], Awaitable[dict[str, 
     "visited": _visited,
     "profile": _profile,
     "history": _history,
-    "leaderboard": _leaderboard,
 }
