@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from persistence.board import parse_board
 from persistence.erase import erase_player
 from persistence.errors import PlayerErased
 from persistence.export import export_player
+from persistence.leaderboards import Leaderboards
 from protocol.entry import encode_update_body
 from tests.stores.conftest import StorePlayer, Stores
 from tests.stores.grep_stores import grep_postgres, grep_redis
@@ -25,9 +27,15 @@ async def leave_traces(stores: Stores) -> tuple[StorePlayer, list[str]]:
     player = stores.player(device=DEVICES[0])
     user = player.key.user_id
     await player.hello()
-    await player.send(player.make({"type": "waypoint_visited", "content_id": "w1", "data": {"note": SECRET}}))
+    await player.send(
+        player.make({"type": "waypoint_visited", "content_id": "w1", "data": {"note": SECRET, "distance_traveled": 5}})
+    )
     await player.send(player.make({"type": "achievement_unlocked", "content_id": f"{SECRET}-badge"}))
     await stores.flush()
+    boards = Leaderboards(stores.hot, stores.cold)
+    page = await boards.read("wylding-woods", parse_board("distance"), user, 10)
+    assert [row.user_id for row in page.rows] == [user]
+    await boards.close()
     await player.leave()
     other = stores.player("west-of-house", user, DEVICES[1])
     await other.hello()
@@ -74,7 +82,9 @@ async def test_nothing_is_left_in_either_store(stores: Stores) -> None:
     assert {row["experience_id"] for row in shown["progress"]} == {"wylding-woods", "west-of-house"}
     before = await grep_postgres(stores.database_url, needles)
     assert {needle for needle in needles if any(needle in line for line in before)} >= {user, SECRET, DEVICES[0]}
-    assert any(user in line for line in await grep_redis(stores.redis_url, needles))
+    hot = [line for line in await grep_redis(stores.redis_url, needles) if user in line]
+    for kind in ("progress:", "pending:", "session", "pushes", "dirty", "expiry", "active_players", "leaderboard:"):
+        assert any(kind in line for line in hot), kind
     # Content that a player made up is a row of the dictionary of contents, with nobody's name on it.
     before_contents = [line for line in before if line.startswith("contents:")]
     assert len(before_contents) == 1
