@@ -86,6 +86,20 @@ def apply_ops(fields: MutableMapping[str, str | bytes], ops: Iterable[Op]) -> No
     step.commit()
 
 
+def replay_ops(fields: MutableMapping[str, str | bytes], ops: Iterable[Op]) -> None:
+    """
+    Do ops that were accepted once, without asking again how large the state becomes: a bound may have been another
+    then, and a long history is replayed quicker.
+
+    Raises:
+        VoidUpdate: 106, as `apply_ops`; `fields` is unchanged then.
+    """
+    step = _Step(fields)
+    for op in ops:
+        step.apply(op)
+    step.commit()
+
+
 def state_size(fields: Mapping[str, str | bytes]) -> tuple[int, int]:
     """(fields, bytes), marks included; bytes are those of each name in UTF-8 and of what is stored under it."""
     return len(fields), sum(_field_bytes(name, stored) for name, stored in fields.items())

@@ -38,12 +38,13 @@ LAYERS: dict[str, tuple[str, ...]] = {
     ),
     "persistence.dead_letters": _PERSISTENCE,
     "persistence.retention": _PERSISTENCE,
+    "persistence.verify": _PERSISTENCE,
     "persistence.export": _PERSISTENCE,
     "persistence.remains": _PERSISTENCE,
     "persistence.fill": _PERSISTENCE,
     "persistence.analytics": ("persistence", "persistence.cold", "protocol"),
-    "gateway.telemetry": _PERSISTENCE,
     "persistence.leaderboards": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
+    "gateway.telemetry": _PERSISTENCE,
     "gateway.sessions": (
         *("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
         *("persistence.actions", "persistence.player_progress", "persistence.leaderboards"),
@@ -55,7 +56,7 @@ LAYERS["gateway.liveops"] = ("persistence.analytics", *LAYERS["gateway.sockets"]
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),
     *("persistence.flusher", "persistence.embedded", "persistence.erase", "persistence.dead_letters"),
-    *("persistence.retention", "persistence.export", "persistence.remains"),
+    *("persistence.verify", "persistence.retention", "persistence.export", "persistence.remains"),
     *("persistence.fill", "persistence.analytics"),
 )
 # Simulated players stand beside everything: a load test that leaned on the gateway's code would share its mistakes.

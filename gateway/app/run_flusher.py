@@ -28,6 +28,7 @@ import asyncpg
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.errors import ExitCode, find_command_error
 from gateway.app.experience_files import load_experiences
+from gateway.app.level_rule import make_level_rule
 from gateway.app.serve import require_server_urls
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
@@ -38,7 +39,6 @@ from persistence.cold.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POSTG
 from persistence.cold.queries import queries
 from persistence.errors import PersistenceError
 from persistence.flusher.flusher import FlushBounds, Flusher, FlushReport
-from persistence.flusher.levels import LevelRule
 from persistence.hot.store import HotStore
 from persistence.retention import RetentionSweeper
 from protocol.experience import ExperienceDefinition
@@ -126,17 +126,6 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
         publisher.publish()
     log.info("stopped", extra={"everything_flushed": is_done})
     return ExitCode.OK
-
-
-def make_level_rule(settings: Settings) -> LevelRule:
-    """The rule by which the flush computes account levels, and `wayhold verify` holds them against."""
-    return LevelRule(
-        points_per_hour=settings.level_points_per_hour,
-        points_per_km=settings.level_points_per_km,
-        points_per_achievement=settings.level_points_per_achievement,
-        step_points=settings.level_step_points,
-        level_max=settings.level_max,
-    )
 
 
 def _make_sweeper(database_url: str, experiences: Mapping[str, ExperienceDefinition], tally: Tally) -> RetentionSweeper:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, str] = {
     "serve": "gateway.app.serve",
     "flusher": "gateway.app.run_flusher",
     "migrate": "gateway.app.migrate",
+    "verify": "gateway.app.verify",
     "analytics": "gateway.app.analytics",
     "fill": "gateway.app.fill",
     "deadletters": "gateway.app.deadletters",

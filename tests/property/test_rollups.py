@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from persistence.dead_letters import DeadLetters
 from persistence.erase import erase_player
 from persistence.flusher.flusher import STEPS, FlushBounds
+from persistence.flusher.levels import LevelRule
 from persistence.flusher.rollups import time_spent_ms
 from persistence.hot.shapes import Outcome
+from persistence.verify import verify
 from protocol.values import canonical_json
 from tests.property.made_values import values
 from tests.property.rollup_truth import check_playtime, list_rollup_drift
@@ -130,6 +132,11 @@ class World:
         assert await list_rollup_drift(self.postgres) == []
         await check_playtime(self.postgres)
 
+    async def verify(self) -> None:
+        """States, totals, levels, sessions and all the rest that follows from events."""
+        findings = await verify(self.stores.database_url, levels=LevelRule(), experiences={})
+        assert [findings.first[check] for check, count in findings.counts.items() if count] == []
+
     def _some_time(self) -> int:
         return self.now_ms - self.rng.choice((0, 1_000, 30_000, DAY_MS, 3 * DAY_MS)) - self.rng.randrange(DAY_MS // 8)
 
@@ -156,11 +163,13 @@ async def run_schedule(at: Stores, connection: Any, seed: int) -> None:
     for _ in range(35):
         await getattr(world, world.rng.choice(STEPS_OF_A_DAY))()
         await world.check()
+    await world.verify()
     if world.is_picky:
         await world.become_picky()
     for last in (world.flush, world.flush, world.replay, world.replay):
         await last()
         await world.check()
+    await world.verify()
 
 
 @pytest.mark.timeout(300)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import asyncpg
+
 SEQUENTIAL = "SELECT relname AS name, seq_tup_read AS count FROM pg_stat_xact_user_tables WHERE seq_tup_read > 0"
 
 # A partition's index goes by the name of the index that it is a part of.
@@ -67,5 +69,7 @@ async def explain(connection: Any, sql: str, arguments: Sequence[Any]) -> str:
     await transaction.start()
     try:
         return "\n".join(record[0] for record in await connection.fetch("EXPLAIN " + sql, *arguments))
+    except asyncpg.PostgresSyntaxError:
+        return "(a statement that has no plan)"
     finally:
         await transaction.rollback()

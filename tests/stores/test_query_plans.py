@@ -113,6 +113,7 @@ PROGRESS = "experience_progress_pkey"
 EVENTS_KEY = "player_progress_events_pkey"
 ALL_OF_EXPERIENCE = "idx_experience_progress_last_played"
 VISITED = "waypoint_visited"
+VERIFIES = "a verification reads everything"
 
 CASES: dict[str, Case] = {
     "progress.open_progress": case(
@@ -246,6 +247,7 @@ CASES: dict[str, Case] = {
     ),
     "actions.list_actions": case(lambda s: [s.now, s.new_id, 10], "idx_liveops_actions_created", answers=10),
     "backup.describe_database": case(lambda s: [], scans="once for a backup, which reads everything"),
+    "backup.choose_compression": case(lambda s: []),
     "backup.list_granted_roles": case(lambda s: []),
     "backup.list_tombstones": case(lambda s: [], scans="all of them are wanted"),
     "backup.list_users_after": case(lambda s: [s.user_id, 5], "users_pkey"),
@@ -263,6 +265,32 @@ CASES: dict[str, Case] = {
         lambda s: [s.progress_id], "idx_player_days_progress", "content_player_days_pkey", is_small=True
     ),
     "export.list_player_columns": case(lambda s: []),
+    "verify.count_roughly": case(lambda s: []),
+    "verify.list_event_horizons": case(lambda s: []),
+    "verify.verify_progress": case(lambda s: [], scans=VERIFIES),
+    "verify.verify_events": case(lambda s: [s.progress_ids], EVENTS_KEY),
+    "verify.verify_dead_letters": case(lambda s: [s.progress_ids], "idx_dead_letters_progress"),
+    "verify.verify_streams": case(lambda s: [s.progress_ids], "device_streams_pkey", is_small=True),
+    "verify.verify_sessions": case(
+        lambda s: [[s.profile_id]], "player_profiles_pkey", "idx_player_sessions_user", is_small=True
+    ),
+    "verify.verify_profiles": case(lambda s: [100, 50, 100, 80, 100], scans=VERIFIES),
+    "verify.verify_achievements": case(lambda s: [[s.profile_id]], "player_profiles_pkey"),
+    "verify.verify_content_hours": case(lambda s: [], scans=VERIFIES),
+    "verify.verify_content_player_days": case(lambda s: [], scans=VERIFIES),
+    "verify.verify_experience_hours": case(lambda s: [], scans=VERIFIES),
+    "verify.verify_player_days": case(lambda s: [], scans=VERIFIES),
+    "verify.lock_progress_of_player": case(lambda s: [s.profile_id], PROGRESS_KEY, answers=1),
+    "verify.lock_profile": case(lambda s: [s.profile_id], "player_profiles_pkey", answers=1),
+    "verify.repair_playtime": case(
+        lambda s: [s.progress_ids], PROGRESS, EVENTS_KEY, "idx_dead_letters_progress", is_small=True
+    ),
+    "verify.repair_profile": case(
+        lambda s: [s.profile_id, 100, 50, 100, 80, 100], "player_profiles_pkey", PROGRESS_KEY
+    ),
+    "verify.find_state_for_repair": case(lambda s: [s.progress_id], PROGRESS, answers=1),
+    "verify.repair_completion": case(lambda s: [s.progress_id, s.now, 5.0], PROGRESS),
+    "verify.repair_rollups": case(lambda s: [s.experience], scans=VERIFIES),
     "retention.move_event_horizon": case(lambda s: [s.experience, 30], "event_retention_pkey"),
     "retention.find_event_retention": case(lambda s: [s.experience], "event_retention_pkey"),
     "retention.oldest_event_month": case(lambda s: []),
@@ -275,6 +303,18 @@ CASES: dict[str, Case] = {
         answers=1,
     ),
     "retention.drop_old_event_partitions": case(lambda s: [], ALL_OF_EXPERIENCE),
+    "boards.list_distance_scores": case(
+        lambda s: [s.experience, 50, 1000], ALL_OF_EXPERIENCE, PROGRESS, "player_profiles_pkey", is_small=True
+    ),
+    "boards.list_completion_scores": case(
+        lambda s: [s.experience, 50, 1000], ALL_OF_EXPERIENCE, PROGRESS, "player_profiles_pkey", is_small=True
+    ),
+    "boards.list_counter_scores": case(
+        lambda s: [s.experience, 10, 20, "collectibles", "artist_tools"],
+        *(ALL_OF_EXPERIENCE, "player_profiles_pkey"),
+        is_small=True,
+    ),
+    "boards.find_standing": case(lambda s: [s.user_id, s.experience], USER_KEY, PROGRESS_KEY, answers=1),
     "analytics.use_analytics_settings": case(lambda s: ["5s"]),
     "analytics.list_experiences": case(lambda s: [10], ALL_OF_EXPERIENCE, answers=2),
     "analytics.list_known_contents": case(lambda s: [s.experience, VISITED, 100], answers=37),
@@ -303,18 +343,6 @@ CASES: dict[str, Case] = {
         is_custom_only=True,
     ),
     "analytics.list_active_players": case(
-    "boards.list_distance_scores": case(
-        lambda s: [s.experience, 50, 1000], ALL_OF_EXPERIENCE, PROGRESS, "player_profiles_pkey", is_small=True
-    ),
-    "boards.list_completion_scores": case(
-        lambda s: [s.experience, 50, 1000], ALL_OF_EXPERIENCE, PROGRESS, "player_profiles_pkey", is_small=True
-    ),
-    "boards.list_counter_scores": case(
-        lambda s: [s.experience, 10, 20, "collectibles", "artist_tools"],
-        *(ALL_OF_EXPERIENCE, "player_profiles_pkey"),
-        is_small=True,
-    ),
-    "boards.find_standing": case(lambda s: [s.user_id, s.experience], USER_KEY, PROGRESS_KEY, answers=1),
         lambda s: [s.experience, s.today - timedelta(days=7), s.today],
         *("player_days_pkey", "idx_player_days_cohort"),
         is_custom_only=True,

@@ -21,7 +21,8 @@ UPDATE experience_progress p SET
     distance_micrometers = u.distance_micrometers,
     playtime_ms = p.playtime_ms + u.playtime_ms,
     last_update_at = COALESCE(u.last_update_at, p.last_update_at),
-    started_at = COALESCE(p.started_at, u.first_at),
+    -- LEAST takes what there is of the two. Something late may have happened before what came first.
+    started_at = LEAST(p.started_at, u.first_at),
     last_played_at = GREATEST(p.last_played_at, u.last_at),
     completed_at = COALESCE(p.completed_at, u.completed_at),
     -- Who has completed an experience stays at 100, whatever the state loses afterwards.
