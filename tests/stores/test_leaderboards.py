@@ -250,6 +250,18 @@ async def test_a_player_who_falls_below_a_full_board_leaves_it(
     assert page.me == Standing(players[0].key.user_id, 5 * M, None)
 
 
+async def test_who_falls_while_a_board_is_filled_is_not_put_above_those_who_were_not_read(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(persistence.hot.boards, "BOARD_PLAYERS_MAX", 2)
+    falls, stays = str(uuid.uuid4()), str(uuid.uuid4())
+    now_ms = await stores.hot.time_ms()
+    assert await stores.hot.open_board(WOODS, DISTANCE, "", 10, "mine") == BoardAbsent(is_ours=True)
+    assert await stores.hot.note_scores(WOODS, "distance", [(falls, 2, 5)], now_ms) == 1
+    assert await stores.hot.fill_board(WOODS, DISTANCE, "mine", [(falls, 1, 30), (stays, 1, 20)], now_ms)
+    assert await stores.hot.open_board(WOODS, DISTANCE, falls, 10, "") == BoardView([(stays, 20)], 20, None, 0)
+
+
 async def test_a_board_that_would_remember_too_many_players_goes(
     stores: Stores, boards: Leaderboards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
