@@ -33,8 +33,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "persistence.warmer": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
     "persistence.actions": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
     "persistence.player_progress": (
-        *("persistence", "persistence.actions", "persistence.warmer", "persistence.hot", "persistence.cold"),
-        "protocol",
+        *("persistence", "persistence.actions", "persistence.warmer", "persistence.leaderboards"),
+        *("persistence.hot", "persistence.cold", "protocol"),
     ),
     "persistence.dead_letters": _PERSISTENCE,
     "persistence.retention": _PERSISTENCE,

@@ -88,9 +88,17 @@ class Node:
         self.wheel = TimerWheel(self.clock())
         self.entry_ids = EntryIds()
         self.hydrator = Hydrator(hot, cold, self.tally, self.clock)
-        self.progress = PlayerProgress(hot, cold, caller=rules.node, hydrate=self.hydrator, on_read=self.note_read)
-        """Players' progress for whoever in this process is no player: what operators ask and do."""
         self.boards = Leaderboards(hot, cold)
+        self.progress = PlayerProgress(
+            hot,
+            cold,
+            caller=rules.node,
+            hydrate=self.hydrator,
+            boards=self.boards,
+            on_read=self.note_read,
+            definitions=definitions,
+        )
+        """Players' progress for whoever in this process is no player: what operators ask and do."""
         self.openings = Gate(OPENINGS_WIDTH)
         self.questions = Gate(QUESTIONS_WIDTH)
         self.committer = Committer(

@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-
 OPERATOR_EDIT = ("ops", "operator_edit")
 """Nothing that the player did: it is counted, and is no play."""
 

@@ -76,21 +76,31 @@ async def test_after_expiry_a_read_works_from_postgres_without_a_session(
     assert 0 < ttl_s <= 3600 if warm else ttl_s == -2
 
 
-async def test_many_who_miss_at_once_read_postgres_once(stores: Stores, progress: PlayerProgress) -> None:
+async def test_many_who_miss_at_once_read_postgres_once(stores: Stores) -> None:
     player = stores.player()
     await walked(stores, player)
     await forget(stores, player)
-    reads = 0
+    everybody_missed = asyncio.Event()
+    reads, missed = 0, 0
     read = stores.cold.find_progress
+
+    def note(is_hot: bool) -> None:
+        nonlocal missed
+        missed += not is_hot
+        if missed == 50:
+            everybody_missed.set()
 
     async def counted(*args: object, **kwargs: object) -> object:
         nonlocal reads
         reads += 1
+        await asyncio.wait_for(everybody_missed.wait(), 5)
         return await read(*args, **kwargs)  # type: ignore[arg-type]
 
     stores.cold.find_progress = counted  # type: ignore[method-assign, assignment]
+    progress = PlayerProgress(stores.hot, stores.cold, caller="quest-service", on_read=note)
     found = await asyncio.gather(*[progress.get_inventory(*player.key) for _ in range(50)])
     assert found == [["lamp"]] * 50 and reads == 1
+    await progress.close()
 
 
 async def test_read_counts_as_a_use_of_an_idle_copy(stores: Stores, progress: PlayerProgress) -> None:
@@ -315,6 +325,25 @@ async def test_history_over_all_experiences_goes_by_when_it_happened(stores: Sto
     assert len(set(seen)) == 7, "events of one moment are neither skipped nor repeated between pages"
     only = await progress.list_history(user_id, since_ms=start_ms + 2000, until_ms=start_ms + 3000)
     assert [event["experience_id"] for event in only.events] == ["west-of-house"]
+
+
+async def test_leaderboard_shows_the_best_and_where_one_stands(stores: Stores, progress: PlayerProgress) -> None:
+    ids = []
+    for metres in (5, 12.5, 12.5, 1):
+        player = stores.player()
+        await player.hello()
+        visit = {"type": "waypoint_visited", "content_id": "1_inter", "data": {"distance_traveled": metres}}
+        await player.send(player.make(visit))
+        ids.append(player.key.user_id)
+    await stores.flush()
+    board = await progress.list_leaderboard("wylding-woods", limit=3, user_id=ids[3])
+    assert [(row.rank, row.score) for row in board.rows] == [(1, 12.5), (1, 12.5), (3, 5)]
+    assert {row.user_id for row in board.rows} == set(ids[:3])
+    assert board.me is not None and (board.me.rank, board.me.score) == (4, 1)
+    assert (await progress.list_leaderboard("wylding-woods")).me is None
+    for bad in ({"board": "no path"}, {"limit": 0}, {"user_id": "ann"}):
+        with pytest.raises(ValueError):
+            await progress.list_leaderboard("wylding-woods", **bad)  # type: ignore[arg-type]
 
 
 async def test_players_reach_only_the_player_they_name(stores: Stores, progress: PlayerProgress) -> None:

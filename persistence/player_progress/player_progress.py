@@ -16,74 +16,28 @@ A service may see every player; what a player may see is the gateway's business 
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 from persistence.actions.issuer import ActionIssuer, Hydrate, Issued
 from persistence.actions.journal import ActionJournal
 from persistence.actions.shapes import Action, ActionRequest
-from persistence.cold.shapes import HistoryFilter, HistoryPlace
 from persistence.cold.store import ColdStore
 from persistence.errors import ProgressMissing, StoreFull, StoreUnavailable
 from persistence.hot.store import HotStore
-from persistence.progress_key import ProgressKey
-from persistence.warmer import Warmer
+from persistence.leaderboards import Leaderboards
+from persistence.player_progress.reading import ProgressReader
+from persistence.player_progress.shapes import ActionTicket, progress_key
 from protocol.experience import ExperienceDefinition, round_location
-from protocol.limits import EXPERIENCE_CHARS_MAX, LAT_MAX, LNG_MAX, OPS_DEVICE, QUERY_LIMIT_MAX
-from protocol.state import document, split_state
+from protocol.limits import LAT_MAX, LNG_MAX
 
-WARM_SHARE_MAX = 0.6
-"""
-Part of Redis' memory past which a read warms nothing: room is for those who play. Below the share at which new sessions
-are refused.
-"""
-
-MEMORY_LOOK_S = 5.0
 SAVED_POLL_S = (0.05, 0.5)
 """How often a row is looked at by `wait_saved`: first, and at most."""
 
-_EXPERIENCE = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{EXPERIENCE_CHARS_MAX - 1}}}")
 
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class PlayerState:
-    """The state as a player sees it, and the number of the newest entry that is in it."""
-
-    state: dict[str, Any]
-    version: int
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryPage:
-    """Events, newest first; `cursor` is for the next page, None at the end."""
-
-    events: list[dict[str, Any]]
-    cursor: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ActionTicket:
-    """
-    What was asked for, and how far it is: `accepted` (it has had its effect), `void` (it has none and never will;
-    `code` and `message` say why), or `requested`: a store was away; it is written down and happens later, without the
-    caller.
-    """
-
-    id: str
-    key: ProgressKey
-    state: Literal["accepted", "void", "requested"]
-    version: int = 0
-    code: int = 0
-    message: str = ""
-
-
-class PlayerProgress:
+class PlayerProgress(ProgressReader):
     """
     One caller's access. Safe for many tasks of one event loop.
 
@@ -101,27 +55,18 @@ class PlayerProgress:
         caller: str,
         role: str = "service",
         hydrate: Hydrate | None = None,
+        boards: Leaderboards | None = None,
         on_read: Callable[[bool], None] | None = None,
         definitions: Mapping[str, ExperienceDefinition] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._hot = hot
-        self._cold = cold
+        super().__init__(hot, cold, hydrate=hydrate, boards=boards, on_read=on_read, clock=clock)
         self._caller = caller
         self._role = role
-        self._warmer = Warmer(hot, cold) if hydrate is None else None
-        self._hydrate: Hydrate = hydrate if hydrate is not None else self._warmer  # type: ignore[assignment]
         self.journal = ActionJournal(cold)
         self.issuer = ActionIssuer(hot, self.journal, self._hydrate)
-        self._on_read = on_read
         self._definitions = definitions or {}
-        self._clock = clock
-        self._memory_due = float("-inf")
-        self._has_room = True
         self._owns_stores = False
-        self.reads = 0
-        self.hot_reads = 0
-        """Reads of a state, and those that found it in Redis: their ratio is the hit rate."""
 
     @classmethod
     async def open(
@@ -157,86 +102,10 @@ class PlayerProgress:
         await self.close()
 
     async def close(self) -> None:
-        if self._warmer is not None:
-            await self._warmer.close()
+        await super().close()
         if self._owns_stores:
             await self._hot.close()
             await self._cold.close()
-
-    # --- reading what is accepted ----------------------------------------------------------------------------------
-
-    async def get_player_state(self, user_id: str, experience: str, *, warm: bool = True) -> PlayerState:
-        """The whole state. Whoever reads many players that are not there says `warm=False`."""
-        key = progress_key(user_id, experience)
-
-        async def ask() -> PlayerState | None:
-            found = await self._hot.read_progress(key)
-            return None if found is None else PlayerState(document(found.fields), found.version)
-
-        return await self._read(
-            key, ask, lambda fields, version: PlayerState(document(fields), version), "get_player_state", warm
-        )
-
-    async def get_inventory(self, user_id: str, experience: str, *, warm: bool = True) -> list[str]:
-        """What the player carries, sorted."""
-        return await self._get_members(user_id, experience, "inventory", warm)
-
-    async def list_visited_waypoints(self, user_id: str, experience: str, *, warm: bool = True) -> list[str]:
-        """Where the player has been, sorted."""
-        return await self._get_members(user_id, experience, "visited_waypoints", warm)
-
-    async def has_visited_waypoint(self, user_id: str, experience: str, waypoint: str, *, warm: bool = True) -> bool:
-        key = progress_key(user_id, experience)
-        field = f"m:visited_waypoints.{waypoint}"
-        return await self._read(
-            key,
-            lambda: self._hot.has_member(key, "visited_waypoints", waypoint),
-            lambda fields, _: field in fields,
-            "has_visited_waypoint",
-            warm,
-        )
-
-    # --- reading what is saved -------------------------------------------------------------------------------------
-
-    async def find_profile(self, user_id: str) -> dict[str, Any] | None:
-        """The player across experiences; None for somebody who has never said hello. Times are ms since 1970."""
-        return await self._cold.find_profile(canonical_user_id(user_id))
-
-    async def list_history(
-        self,
-        user_id: str,
-        experience: str | None = None,
-        *,
-        limit: int = 20,
-        cursor: str | None = None,
-        event_type: str | None = None,
-        content_id: str | None = None,
-        since_ms: int | None = None,
-        until_ms: int | None = None,
-    ) -> HistoryPage:
-        """
-        A page of at most `limit` (1 to 100) events. Within an experience in the order in which they were accepted,
-        over all experiences by when they happened; `since_ms` ≤ when it happened < `until_ms`.
-        """
-        if not 1 <= limit <= QUERY_LIMIT_MAX:
-            raise ValueError(f"limit: must be from 1 to {QUERY_LIMIT_MAX}")
-        if since_ms is not None and until_ms is not None and since_ms >= until_ms:
-            raise ValueError("from: must be before to")
-        only = HistoryFilter(event_type, content_id, since_ms, until_ms)
-        if experience is not None:
-            key = progress_key(user_id, experience)
-            at = None if cursor is None else _version_of(cursor)
-            events, following = await self._cold.list_history(key, limit, at, only)
-            return HistoryPage(events, None if following is None else str(following))
-        place = None if cursor is None else _place_of(cursor)
-        events, last = await self._cold.list_player_history(canonical_user_id(user_id), limit, place, only)
-        return HistoryPage(events, None if last is None else f"{last.timestamp_ms}.{last.row_id}.{last.version}")
-
-    async def count_active_players(self, experience: str | None = None) -> int:
-        """Players that were heard in the last 30 minutes, in one experience or all."""
-        if experience is None:
-            return await self._hot.count_all_active_players()
-        return await self._hot.count_active_players(experience)
 
     # --- changing --------------------------------------------------------------------------------------------------
 
@@ -386,78 +255,3 @@ class PlayerProgress:
                         return action
                 await asyncio.sleep(pause_s)
                 pause_s = min(pause_s * 2, pause_max_s)
-
-    # --- how a read goes -------------------------------------------------------------------------------------------
-
-    async def _get_members(self, user_id: str, experience: str, name: str, warm: bool) -> list[str]:
-        key = progress_key(user_id, experience)
-        prefix = f"m:{name}."
-        return await self._read(
-            key,
-            lambda: self._hot.find_members(key, name),
-            lambda fields, _: sorted(field[len(prefix) :] for field in fields if field.startswith(prefix)),
-            f"list_{name}",
-            warm,
-        )
-
-    async def _read(
-        self,
-        key: ProgressKey,
-        ask: Callable[[], Awaitable[T | None]],
-        of_fields: Callable[[dict[str, bytes], int], T],
-        operation: str,
-        warm: bool,
-    ) -> T:
-        """Redis first; on a miss Postgres, which then warms Redis; what Redis has by then is newer still."""
-        found = await ask()
-        self.reads += 1
-        self.hot_reads += found is not None
-        if self._on_read is not None:
-            self._on_read(found is not None)
-        if found is not None:
-            return found
-        if warm and await self._may_warm():
-            cold = await self._hydrate.hydrate(key, OPS_DEVICE)
-            found = await ask() if cold is not None else None
-        else:
-            cold = await self._cold.find_progress(key, OPS_DEVICE)
-        if cold is None:
-            raise ProgressMissing(key)
-        if found is not None:
-            return found
-        return of_fields(split_state(cold.state_json, cold.kinds_json), cold.version)
-
-    async def _may_warm(self) -> bool:
-        now = self._clock()
-        if now >= self._memory_due:
-            self._memory_due = now + MEMORY_LOOK_S
-            self._has_room = await self._hot.find_memory_share() < WARM_SHARE_MAX
-        return self._has_room
-
-
-def canonical_user_id(user_id: str) -> str:
-    """Raises ValueError for what is no UUID."""
-    try:
-        return str(uuid.UUID(user_id))
-    except (ValueError, AttributeError, TypeError):
-        raise ValueError("user_id: must be a UUID") from None
-
-
-def progress_key(user_id: str, experience: str) -> ProgressKey:
-    """Raises ValueError for what can name no progress."""
-    if not _EXPERIENCE.fullmatch(experience):
-        raise ValueError("experience: letters, digits, '.', '_' and '-', at most 100, beginning with a letter or digit")
-    return ProgressKey(canonical_user_id(user_id), experience)
-
-
-def _version_of(cursor: str) -> int:
-    if not cursor.isascii() or not cursor.isdigit() or len(cursor) > 18:
-        raise ValueError("cursor: must be one that an earlier page gave")
-    return int(cursor)
-
-
-def _place_of(cursor: str) -> HistoryPlace:
-    match = re.fullmatch(r"(\d{1,15})\.([0-9a-f]{32})\.(\d{1,18})", cursor, re.ASCII)
-    if match is None:
-        raise ValueError("cursor: must be one that an earlier page gave")
-    return HistoryPlace(int(match[1]), match[2], int(match[3]))
