@@ -15,6 +15,9 @@ Every Lua script opens with a header that names its keys, its arguments and its 
     ]]
     local name = KEYS[1]
 
+What several scripts do alike is in `parts/`; such a file opens with a comment, too, and knows no KEYS and ARGV: the
+script that includes it (`-- include NAME`) binds what it needs.
+
 Callers pass keys and arguments by position, so the header is the only place that says which is which: it must not lie.
 """
 
@@ -33,11 +36,13 @@ SECTION = re.compile(r"^(KEYS|ARGV|RETURNS)\b.*$", re.MULTILINE)
 ENTRY = re.compile(r"^  (\w+)(?: +(.*))?$")
 BINDING = re.compile(r"^[ \t]*local ([\w, ]+?) = (.*)$")
 USE = re.compile(r"\b(KEYS|ARGV)\[([^\]]+)\]")
+INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 LOOP = re.compile(r"for \w+, (\w+) in ipairs\((KEYS|ARGV)\)")
 
 
 def main() -> int:
     problems = [problem for path in list_scripts(ROOT) for problem in list_problems(path)]
+    problems += [problem for path in list_parts(ROOT) for problem in list_part_problems(path)]
     for problem in problems:
         print(problem)
     print(f"check_lua: {len(problems)} problems" if problems else f"check_lua: ok ({len(list_scripts(ROOT))} scripts)")
@@ -48,6 +53,20 @@ def list_scripts(root: Path) -> list[Path]:
     return sorted((root / FOLDER).glob("*.lua"))
 
 
+def list_parts(root: Path) -> list[Path]:
+    return sorted((root / FOLDER / "parts").glob("*.lua"))
+
+
+def list_part_problems(path: Path) -> list[str]:
+    """What is wrong with a part of scripts, one line each."""
+    text = path.read_text("utf-8")
+    header = HEADER.match(text)
+    if header is None:
+        return [f"parts/{path.name}: does not open with a comment on what it is"]
+    uses = USE.findall(_strip_comments(text[header.end() :]))
+    return [f"parts/{path.name}: uses {table}[{place}], which is the script's own" for table, place in uses]
+
+
 def list_problems(path: Path) -> list[str]:
     """What is wrong with one script, one line each."""
     text = path.read_text("utf-8")
@@ -55,7 +74,11 @@ def list_problems(path: Path) -> list[str]:
     if header is None:
         return [f"{path.name}: does not open with a header (`--[[` alone on the first line … `]]` alone on the last)"]
     body = _strip_comments(text[header.end() :])
-    problems = []
+    problems = [
+        f"there is no part {part}"
+        for part in INCLUDE.findall(text)
+        if not (path.parent / "parts" / f"{part}.lua").exists()
+    ]
     sections = _read_sections(header[1])
     if not header[1].split("\n", 1)[0].strip() or SECTION.match(header[1]):
         problems.append("the header does not begin with what the script does")

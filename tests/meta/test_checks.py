@@ -54,6 +54,19 @@ def test_lua_headers_match_their_bodies() -> None:
     scripts = check_lua.list_scripts(ROOT)
     assert scripts
     assert [problem for path in scripts for problem in check_lua.list_problems(path)] == []
+    parts = check_lua.list_parts(ROOT)
+    assert parts and [problem for path in parts for problem in check_lua.list_part_problems(path)] == []
+
+
+def test_a_part_of_scripts_that_takes_what_is_the_scripts_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "part.lua"
+    path.write_text("local x = 1\n")
+    assert check_lua.list_part_problems(path)
+    path.write_text("--[[\nWhat it is.\n]]\nlocal x = KEYS[1]\n")
+    assert check_lua.list_part_problems(path) == ["parts/part.lua: uses KEYS[1], which is the script's own"]
+    script = tmp_path / "take.lua"
+    script.write_text(SCRIPT + "-- include part_that_is_not\n")
+    assert check_lua.list_problems(script) == ["take.lua: there is no part part_that_is_not"]
 
 
 def test_queries_and_migrations_say_why() -> None:
