@@ -18,7 +18,7 @@ from tests.acceptance.dev_rig import RunningDev, run_dev
 
 pytestmark = pytest.mark.timeout(120)
 
-STEPS = 71
+STEPS = 72
 STEP_LINE = re.compile(r"step +(\d+)/(\d+)  (\S+) +(\S+) +accepted +(\S+ m?s|before)  saved +(\S+ m?s|before)  RTT")
 
 
