@@ -21,9 +21,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.app.experience_files import load_experiences
+from gateway.app.settings_source import load_settings
 from loadtest.audit import AuditReport, audit
 from loadtest.history import now_ms
 from persistence.flusher.flusher import STEPS
+from persistence.flusher.levels import LevelRule
+from persistence.verify import verify
 from tests.faults.fault import Fault, Scene
 from tests.faults.kinds import KINDS
 from tests.faults.players import Crowd, PlayerProcesses, Recovery, Timeline
@@ -342,6 +346,7 @@ class FaultRun:
         report.rounds += 1
         report.no_return_rounds += not returns
         report.add_audit(audited)
+        report.troubles += await list_drift(self._rig.database_url, f"round {report.rounds}")
         ending = "" if returns else ", nobody returns"
         self._say(f"round {report.rounds}{ending}: {len(happened)} faults, {audited.last_line()}")
 
@@ -374,6 +379,13 @@ class FaultRun:
         if isinstance(fault, FlusherKilledAtStep):
             injected_ms = healed_ms  # it was armed before; what it met is what was open when it died
         return Happened(kind, injected_ms, healed_ms, self._rig.sigkills - sigkills)
+
+
+async def list_drift(database_url: str, where: str) -> list[str]:
+    """What `wayhold verify` would tell: everything that follows from events and is not as they say."""
+    experiences = load_experiences(load_settings(environ={}).settings)
+    findings = await verify(database_url, levels=LevelRule(), experiences=experiences, rows_max=3)
+    return [f"{where}: {difference}" for some in findings.first.values() for difference in some]
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
