@@ -43,8 +43,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "persistence.remains": _PERSISTENCE,
     "persistence.fill": _PERSISTENCE,
     "persistence.analytics": ("persistence", "persistence.cold", "protocol"),
-    "gateway.telemetry": _PERSISTENCE,
     "persistence.leaderboards": ("persistence", "persistence.hot", "persistence.cold", "protocol"),
+    "gateway.telemetry": _PERSISTENCE,
     "gateway.sessions": (
         *("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
         *("persistence.actions", "persistence.player_progress", "persistence.leaderboards"),

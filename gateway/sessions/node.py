@@ -54,7 +54,10 @@ of those who play on may have to wait for in one turn.
 """
 
 QUESTIONS_WIDTH = 3
-"""Queries that ask a store at once. Together with the services this stays below the pool of Redis connections."""
+"""Queries that ask Redis at once. Together with the services this stays below the pool of Redis connections."""
+
+COLD_QUESTIONS_WIDTH = 3
+"""Queries that ask Postgres at once; apart from the others, because a slow Postgres must keep nobody from Redis."""
 
 COMMITTER_STOP_S = 3.0
 """How long a stopping node waits for the call that is under way."""
@@ -101,6 +104,7 @@ class Node:
         """Players' progress for whoever in this process is no player: what operators ask and do."""
         self.openings = Gate(OPENINGS_WIDTH)
         self.questions = Gate(QUESTIONS_WIDTH)
+        self.cold_questions = Gate(COLD_QUESTIONS_WIDTH)
         self.committer = Committer(
             hot,
             clock=self.clock,

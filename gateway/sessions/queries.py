@@ -36,8 +36,10 @@ async def answer_query(connection: Connection, query: Query) -> dict[str, Any]:
     """
     if query.of == "leaderboard":
         return await answer_leaderboard(connection, query.args)
-    async with connection.node.questions.hold(is_live=True):
-        return await _ANSWERS[query.of](connection.node, connection, query.args)
+    node = connection.node
+    gate = node.cold_questions if query.of in _COLD else node.questions
+    async with gate.hold(is_live=True):
+        return await _ANSWERS[query.of](node, connection, query.args)
 
 
 async def _state(node: Node, connection: Connection, args: QueryArgs) -> dict[str, Any]:
@@ -88,6 +90,9 @@ def _found(node: Node, connection: Connection, found: T | None) -> T:
         raise StoreUnavailable("redis", "answer_query", "the copy is being rebuilt")
     return found
 
+
+_COLD = frozenset({"profile", "history"})
+"""Asked of Postgres."""
 
 _ANSWERS: dict[str, Callable[[Node, Connection, QueryArgs], Awaitable[dict[str, Any]]]] = {
     "state": _state,
