@@ -33,7 +33,7 @@ _OK = Outcome.OK
 
 def take_verdict(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
     """Count and tell. The connection may have ended meanwhile; what was accepted stays accepted."""
-    outcome, accepted, _, _, _, taken, repeated, voids = verdict
+    outcome, accepted, _, _, taken, repeated, voids = verdict
     if taken or repeated:
         tally = connection.node.tally
         void_count = sum(1 for seq, _, _ in voids if seq > accepted - taken) if voids else 0
@@ -81,7 +81,7 @@ def _ok(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> No
 
 
 def _answer(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
-    _, accepted, version, saved, _, _, _, voids = verdict
+    _, accepted, version, saved, _, _, voids = verdict
     connection.version = version
     if group.updates:
         connection.told = accepted

@@ -31,11 +31,11 @@ PENDING_DUE_UPDATES = 1_000
 """A progress with this many pending entries is flushed at once, whatever the interval."""
 
 # As apply_updates.lua has them.
-_TAKEN_WHOLE = -1
 _HEADER_ITEMS = 11
 _STATIC_ITEMS = 6
 
 _OUTCOMES = tuple(Outcome)
+_OK = Outcome.OK
 _NO_VOIDS: tuple[()] = ()
 _new_verdict = tuple.__new__
 _pack_array_header = msgpack.Packer(autoreset=True).pack_array_header
@@ -98,33 +98,31 @@ class Playing(HotClient):
         verdicts = []
         at = note = 0
         for _, _, updates, _ in groups:
-            if numbers[at] == _TAKEN_WHOLE:
+            version = numbers[at]
+            if version > 0:
                 verdicts.append(
                     _new_verdict(
                         GroupVerdict,
                         (
-                            Outcome.OK,
+                            _OK,
                             updates[-1][0],
+                            version,
                             numbers[at + 1],
-                            numbers[at + 2],
-                            numbers[at + 3],
                             len(updates),
                             0,
                             _NO_VOIDS,
                         ),
                     )
                 )
-                at += 4
+                at += 2
                 continue
-            outcome, accepted, version, saved, saved_version, taken, repeated, void_count = numbers[at : at + 8]
-            at += 8
+            found, accepted, version, saved, taken, repeated, void_count = numbers[at : at + 7]
+            at += 7
             voids = []
             for _ in range(void_count):
                 voids.append((notes[note], notes[note + 1], notes[note + 2].decode()))
                 note += 3
-            verdicts.append(
-                GroupVerdict(_OUTCOMES[outcome], accepted, version, saved, saved_version, taken, repeated, voids)
-            )
+            verdicts.append(GroupVerdict(_OUTCOMES[-1 - found], accepted, version, saved, taken, repeated, voids))
         return verdicts
 
 

@@ -69,16 +69,14 @@ class Outcome(IntEnum):
 
 class GroupVerdict(NamedTuple):
     """
-    The answer to one group. `accepted` and `saved` are of this stream, `version` is the progress's newest entry,
-    `saved_version` its newest entry that Postgres has. `voids` lists those among the group's updates that are void
-    (repeated ones too, while they are unsaved).
+    The answer to one group. `accepted` and `saved` are of this stream, `version` is the progress's newest entry.
+    `voids` lists those among the group's updates that are void (repeated ones too, while they are unsaved).
     """
 
     outcome: Outcome
     accepted: int
     version: int
     saved: int
-    saved_version: int
     taken: int  # how many updates became entries (effective and void)
     repeated: int
     voids: Sequence[VoidNote] = ()

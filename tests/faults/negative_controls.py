@@ -83,7 +83,7 @@ CONTROLS: tuple[Control, ...] = (
         (
             APPLY,
             "  local hot = call('HMGET', progress, 'holder', 'head',",
-            "  if update_count == 0 then return answer(OK, told, 0, 0, 0, 0, 0, 0) end\n"
+            "  if update_count == 0 then return answer(OK, told, 0, 0, 0, 0, 0) end\n"
             "  local hot = call('HMGET', progress, 'holder', 'head',",
         ),
         # A version that is not the expected one would show it, too.

@@ -19,9 +19,9 @@ ARGV
             the operations touch; then for each update: seq, entry_id, body, how many items its operations have, and
             these (parts/apply_ops.lua); a void one has -1, error code, message instead
 RETURNS
-  {numbers, voids}: for a group that was taken whole, without voids: -1, version, saved, base_version; for any other:
-  outcome (persistence.hot.shapes.Outcome), accepted, version, saved, base_version, taken, repeated, voids; and flat:
-  seq, code, message, … Only OK, GAP and FULL may have written.
+  {numbers, voids}: for a group that was taken whole, without voids: version, saved; for any other: -1 - outcome
+  (persistence.hot.shapes.Outcome), accepted, version, saved, taken, repeated, voids; and flat: seq, code, message, …
+  Only OK, GAP and FULL may have written.
 ]]
 local slot = KEYS[1]
 local options = cmsgpack.unpack(ARGV[1])
@@ -30,7 +30,6 @@ local flush_interval_ms, expiry_ms, activity_ms = options[1], options[2], option
 local pending_updates_max, pending_bytes_max, pending_due_updates = options[4], options[5], options[6]
 local state_fields_max, state_bytes_max, counter_max = options[7], options[8], options[9]
 
-local TAKEN_WHOLE = -1
 local OK, GAP, MISSING, DIFFERENT_COPY, BEHIND, FENCED, SESSION_ENDED = 0, 1, 2, 3, 4, 5, 6
 local FULL, QUARANTINED, NO_DEVICE = 7, 8, 9
 -- What an entry costs beyond its body: header, list node, allocator. Bounds are kept in these units.
@@ -55,11 +54,11 @@ local numbers, voids, answered = {}, {}, 0
 -- Used again for every group: what lies behind their end is of an earlier one.
 local writes, entries = {}, {}
 
-local function answer(outcome, accepted, version, saved, base_version, taken, repeated, void_count)
+local function answer(outcome, accepted, version, saved, taken, repeated, void_count)
   local n = answered
-  numbers[n + 1], numbers[n + 2], numbers[n + 3], numbers[n + 4] = outcome, accepted, version, saved
-  numbers[n + 5], numbers[n + 6], numbers[n + 7], numbers[n + 8] = base_version, taken, repeated, void_count
-  answered = n + 8
+  numbers[n + 1], numbers[n + 2], numbers[n + 3], numbers[n + 4] = -1 - outcome, accepted, version, saved
+  numbers[n + 5], numbers[n + 6], numbers[n + 7] = taken, repeated, void_count
+  answered = n + 7
 end
 
 local function note_void(seq, code, message)
@@ -81,9 +80,8 @@ local function void_field(seq, accepted_field)
 end
 
 local function apply_group(at)
-  local progress, pending, holder, connection, accepted_field, saved_field = args[at], args[at + 1], args[at + 2], args[at + 3],
-    args[at + 4], args[at + 5]
-  local told, durable, update_count, field_count = args[at + 7], args[at + 8], args[at + 9], args[at + 10]
+  local progress, pending, holder, connection, accepted_field, saved_field, _, told, durable, update_count, field_count =
+    unpack(args, at, at + HEADER_ITEMS - 1)
   local hot = call('HMGET', progress, 'holder', 'head', accepted_field, saved_field,
     unpack(args, at + HEADER_ITEMS, at + HEADER_ITEMS - 1 + field_count))
   local version, base_version, offset, base_offset, fields, bytes, held_by, active_ms = 0, 0
@@ -93,12 +91,12 @@ local function apply_group(at)
   if hot[1] ~= holder or held_by ~= connection or now_ms - active_ms >= activity_ms then
     local copy, session_id = match(holder, '^(%S+) (.*)$')
     local held = call('HMGET', key_beside(progress, 'session'), 'id', 'connection', 'last_activity')
-    if held[2] and tonumber(held[2]) > connection then return answer(FENCED, 0, 0, 0, 0, 0, 0, 0) end
+    if held[2] and tonumber(held[2]) > connection then return answer(FENCED, 0, 0, 0, 0, 0, 0) end
     local there = call('HMGET', progress, 'copy', 'quarantine')
-    if not there[1] then return answer(MISSING, 0, 0, 0, 0, 0, 0, 0) end
-    if held[1] ~= session_id then return answer(SESSION_ENDED, 0, 0, 0, 0, 0, 0, 0) end
+    if not there[1] then return answer(MISSING, 0, 0, 0, 0, 0, 0) end
+    if held[1] ~= session_id then return answer(SESSION_ENDED, 0, 0, 0, 0, 0, 0) end
     if not hot[2] then version, base_version, offset, base_offset, fields, bytes = unpack_head(HEAD, adopt_head(progress)) end
-    if there[1] ~= copy then return answer(DIFFERENT_COPY, 0, version, 0, base_version, 0, 0, 0) end
+    if there[1] ~= copy then return answer(DIFFERENT_COPY, 0, version, 0, 0, 0, 0) end
     is_quarantined = there[2] and there[2] ~= ''
     is_active = now_ms - tonumber(held[3] or 0) >= activity_ms
     active_ms = is_active and now_ms or tonumber(held[3] or 0)
@@ -106,9 +104,9 @@ local function apply_group(at)
     is_new_holder = not is_quarantined and tonumber(held[2]) == connection and (hot[1] ~= holder or held_by ~= connection)
     held_by = tonumber(held[2] or 0)
   end
-  if not hot[3] then return answer(NO_DEVICE, 0, version, 0, base_version, 0, 0, 0) end
+  if not hot[3] then return answer(NO_DEVICE, 0, version, 0, 0, 0, 0) end
   local accepted, saved = tonumber(hot[3]), tonumber(hot[4] or 0)
-  if accepted < told then return answer(BEHIND, accepted, version, saved, base_version, 0, 0, 0) end
+  if accepted < told then return answer(BEHIND, accepted, version, saved, 0, 0, 0) end
 
   local outcome, taken, repeated, void_count = OK, 0, 0, 0
   local first_version = version
@@ -186,11 +184,11 @@ local function apply_group(at)
     call('ZADD', index_of(progress, 'expiry'), format('%d', now_ms + expiry_ms), user_id)
   end
   if taken > 0 and taken == update_count and void_count == 0 then
-    numbers[answered + 1], numbers[answered + 2], numbers[answered + 3], numbers[answered + 4] = TAKEN_WHOLE, version, saved, base_version
-    answered = answered + 4
+    numbers[answered + 1], numbers[answered + 2] = version, saved
+    answered = answered + 2
     return nil
   end
-  return answer(outcome, accepted, version, saved, base_version, taken, repeated, void_count)
+  return answer(outcome, accepted, version, saved, taken, repeated, void_count)
 end
 
 local at, last = 1, #args

@@ -59,7 +59,7 @@ class Store:
             answer = answer(groups)
         if isinstance(answer, Exception):
             raise answer
-        return [GroupVerdict(Outcome.OK, len(g.updates), 1, 0, 0, len(g.updates), 0) for g in groups]
+        return [GroupVerdict(Outcome.OK, len(g.updates), 1, 0, len(g.updates), 0) for g in groups]
 
 
 class Rig:

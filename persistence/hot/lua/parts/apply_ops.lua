@@ -145,17 +145,37 @@ local function is_refused(at)
 end
 
 -- All operations from args[at] to before args[stop], or none: returns an error code and message when the update is void.
+-- What most operations are, a value or a counter that is there and a member that is, is done right here: a call costs as
+-- much as the rest of it.
 local function apply_ops(at, stop)
   local logged_before, fields_before, bytes_before = logged, state_fields, state_bytes
   local code, message
   local number = 0
   while at < stop do
     number = number + 1
-    if is_refused(at) then
+    local verb, place = args[at], args[at + 1]
+    local old = hot[place]
+    if old and (verb == SET or verb == INCR) then
+      local value = args[at + 2]
+      local is_kept = true
+      if verb == INCR then
+        value = old + value
+        is_kept = value <= counter_max and value >= -counter_max
+        value = format('%d', value)
+      end
+      if not is_kept then
+        code, message = INVALID_EFFECT, 'operation ' .. number .. ': a counter would leave its bounds'
+        break
+      end
+      logged = logged + 1
+      log[logged], before[logged] = place, old
+      state_bytes = state_bytes + #value - #old
+      hot[place] = value
+    elseif not (old and verb == ADD) and is_refused(at) then
       code, message = INVALID_EFFECT, 'operation ' .. number .. ': a path is of another kind, or a counter would leave its bounds'
       break
     end
-    at = at + WIDTHS[args[at]]
+    at = at + WIDTHS[verb]
   end
   -- A state that is past a bound, because the bound was lowered, may still shrink.
   if not code and state_fields > state_fields_max and state_fields > fields_before then
@@ -179,7 +199,7 @@ local function add_changes(writes, n)
     local place = log[i]
     if written[place] ~= group_number then
       written[place] = group_number
-      local name, value = name_of(place), hot[place]
+      local name, value = place > last_named and more_names[place] or args[names + place], hot[place]
       if value then
         writes[n + 1], writes[n + 2] = name, value
         n = n + 2
