@@ -13,21 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from websockets.asyncio.client import connect
-from websockets.asyncio.server import broadcast
-from websockets.exceptions import ConnectionClosed, WebSocketException
-from websockets.typing import Subprotocol
+from websockets.exceptions import WebSocketException
 
 from protocol.client.client_errors import ClientStopped
-from protocol.client.client_socket import (
-    SERVER_FRAME_BYTES_MAX,
-    WRITE_BUFFER_BYTES,
-    ClientSocket,
-    decode_server_frame,
-)
+from protocol.client.client_socket import OpenSocket, PlayerSocket, decode_server_frame, open_client_socket
 from protocol.client.journal import Journal, JournalBroken, new_device_id
 from protocol.client.listener import PlayerListener
 from protocol.client.machine import (
@@ -81,6 +74,7 @@ class ClientDriver:
         "_loop",
         "_machine",
         "_next_connect",
+        "_open_socket",
         "_query_count",
         "_renumbered",
         "_resets",
@@ -95,6 +89,7 @@ class ClientDriver:
         "_url",
         "_waiting",
         "_wake",
+        "_wall_clock_s",
         "resumes",
         "welcomes",
     )
@@ -112,8 +107,12 @@ class ClientDriver:
         random: Random | None,
         source_address: tuple[str, int] | None,
         client: str | None,
+        open_socket: OpenSocket = open_client_socket,
+        wall_clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._url = url
+        self._open_socket = open_socket
+        self._wall_clock_s = wall_clock_s
         self._tokens = TokenSource(token)
         self._journal = journal
         self._codec: Codec = codec_named(codec)
@@ -129,7 +128,7 @@ class ClientDriver:
             is_token_constant=self._tokens.is_constant,
         )
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: ClientSocket | None = None
+        self._connection: PlayerSocket | None = None
         self._run_task: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] | None = None
         self._timer: asyncio.Handle | None = None
@@ -171,7 +170,7 @@ class ClientDriver:
                     self._perform(machine.disconnected(code, self._now_ms()))
         finally:
             if self._connection is not None:
-                self._connection.transport.abort()
+                self._connection.abort()
                 self._connection = None
             if not self.stopped:
                 self._perform(machine.stop())
@@ -187,25 +186,14 @@ class ClientDriver:
             log.warning("no token: %r", failed)
             return None
         try:
-            connection = await connect(
-                self._url,
-                subprotocols=[Subprotocol(self._codec.subprotocol)],
-                compression=None,
-                proxy=None,
-                open_timeout=self._connect_timeout_s,
-                ping_interval=None,
-                close_timeout=CLOSE_WAIT_MS / 1000,
-                max_size=SERVER_FRAME_BYTES_MAX,
-                write_limit=WRITE_BUFFER_BYTES,
-                create_connection=ClientSocket,
-                local_addr=self._source_address,
+            connection = await self._open_socket(
+                self._url, self._codec.subprotocol, self._connect_timeout_s, self._source_address
             )
         except (OSError, EOFError, ValueError, WebSocketException) as failed:
             log.debug("cannot connect to %s: %r", self._url, failed)
             return None
-        assert isinstance(connection, ClientSocket)
         if self.stopped:
-            connection.transport.abort()
+            connection.abort()
             return None
         connection.on_writable = self._on_writable
         self._connection = connection
@@ -217,19 +205,16 @@ class ClientDriver:
         finally:
             self._connection = None
             connection.on_writable = None
-            connection.transport.abort()
+            connection.abort()
             self._waiting.note_disconnected()
 
-    async def _read(self, connection: ClientSocket, codec: Codec) -> int | None:
+    async def _read(self, connection: PlayerSocket, codec: Codec) -> int | None:
         machine = self._machine
-        now_ms = self._now_ms
-        code: int | None = None
-        try:
-            while True:
-                message = await connection.recv()
-                self._step(machine.received(decode_server_frame(codec, message), now_ms()))
-        except ConnectionClosed as closed:
-            code = closed.rcvd.code if closed.rcvd is not None else None
+
+        def receive(message: str | bytes) -> None:
+            self._step(machine.received(decode_server_frame(codec, message), self._now_ms()))
+
+        code = await connection.read_all(receive)
         if self._listener is not None:
             self._tell("on_close", code)
         return code
@@ -260,7 +245,7 @@ class ClientDriver:
             case Abort(reason):
                 log.debug("aborting: %s", reason)
                 if connection is not None:
-                    connection.transport.abort()
+                    connection.abort()
             case Hangup(code):
                 if connection is not None:
                     connection.hang_up(code)
@@ -310,10 +295,9 @@ class ClientDriver:
         if connection is None:
             return
         codec = codec_for(connection.subprotocol)
-        # The one public way to write without waiting; the machine bounds how much that can be.
-        broadcast((connection,), codec.encode(frame), text=codec.is_text)
+        connection.write(codec.encode(frame), codec.is_text)
 
-    def _on_writable(self, connection: ClientSocket) -> None:
+    def _on_writable(self, connection: PlayerSocket) -> None:
         if connection is self._connection and not connection.paused:
             self._step(self._machine.writable(self._now_ms()))
 
@@ -362,7 +346,7 @@ class ClientDriver:
         return int(time.monotonic() * 1000) if self._loop is None else int(self._loop.time() * 1000)
 
     def _set_clock(self) -> None:
-        self._machine.clock_offset_ms = int(time.time() * 1000) - self._now_ms()
+        self._machine.clock_offset_ms = int(self._wall_clock_s() * 1000) - self._now_ms()
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

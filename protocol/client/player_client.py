@@ -12,7 +12,9 @@ Not here: how it comes back (driver.py), when to send what (machine.py), and wha
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
@@ -21,7 +23,12 @@ from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
 from protocol.client.client_errors import ClientStopped, QueryRefused, UpdateRefused
-from protocol.client.client_socket import SERVER_FRAME_BYTES_MAX, decode_server_frame
+from protocol.client.client_socket import (
+    SERVER_FRAME_BYTES_MAX,
+    OpenSocket,
+    decode_server_frame,
+    open_client_socket,
+)
 from protocol.client.driver import ClientDriver
 from protocol.client.journal import Journal, JournalBroken, MemoryJournal
 from protocol.client.listener import PlayerListener
@@ -68,11 +75,14 @@ class PlayerClient(ClientDriver):
         random: Random | None = None,
         source_address: tuple[str, int] | None = None,
         client: str | None = "wayhold-python",
+        open_socket: OpenSocket = open_client_socket,
+        wall_clock_s: Callable[[], float] = time.time,
     ) -> None:
         """
         `token` is called again whenever a fresh one is needed; a plain string is tried once: a server that
         refuses it ends this client (`ClientStopped`). The journal
-        stays the caller's: this client never closes it. One journal serves one client at a time.
+        stays the caller's: this client never closes it. One journal serves one client at a time. `open_socket` and
+        `wall_clock_s` are the network and the clock of the device, for those who simulate them.
         """
         if journal is None:
             journal = MemoryJournal(device)
@@ -93,6 +103,8 @@ class PlayerClient(ClientDriver):
             random=random,
             source_address=source_address,
             client=client,
+            open_socket=open_socket,
+            wall_clock_s=wall_clock_s,
         )
 
     # --- facts -------------------------------------------------------------------------------------------------------
@@ -211,7 +223,7 @@ class PlayerClient(ClientDriver):
 
         Raises what `update` raises.
         """
-        event: dict[str, Any] = {"type": type, "at": int(time.time() * 1000) if at_ms is None else at_ms}
+        event: dict[str, Any] = {"type": type, "at": int(self._wall_clock_s() * 1000) if at_ms is None else at_ms}
         if content_id is not None:
             event["content_id"] = content_id
         if data is not None:
@@ -238,31 +250,29 @@ class PlayerClient(ClientDriver):
             JournalFull: nothing was made; come back when the server has saved some.
             OSError, JournalBroken: the disk did not take it; it was taken back.
         """
-        body: dict[str, Any] = {}
-        if event is not None:
-            body["event"] = event
-        if effects is not None:
-            body["effects"] = effects
-        if durable:
-            body["durable"] = True
-        try:
-            check_sendable(event)
-            check_sendable(effects)
-            payload: bytes = msgpack.packb(body)
-            size_bytes = (
-                measure_msgpack(payload, body) if self._codec.name == "msgpack" else self._measure(payload, body)
-            )
-        except (TypeError, ValueError, OverflowError, RecursionError) as refused:
-            raise UpdateRefused(str(refused)) from refused
-        if size_bytes > UPDATE_BYTES_MAX:
-            raise UpdateRefused(f"{size_bytes} bytes encoded, {UPDATE_BYTES_MAX} are allowed")
-        journal = self._journal
-        seq = journal.append(payload)
-        if self._listener is not None:
-            self._tell("on_made", journal.device, seq, {"t": "update", "seq": seq, **body})
-        if journal.synced < seq:
+        seq = self._append(event, effects, durable)
+        if self._journal.synced < seq:
             seq = await self._sync_update(seq)
         self._step(self._machine.journal_synced(self._now_ms()))
+        return seq
+
+    def make(
+        self,
+        event: dict[str, Any] | None = None,
+        effects: list[dict[str, Any]] | None = None,
+        durable: bool = False,
+    ) -> int:
+        """
+        `update` for those who cannot wait: it is sent once it is synced, beside; `on_unmade` tells when the disk
+        refused it. Only for a client that was started, unless its journal has no disk.
+
+        Raises UpdateRefused, JournalFull, JournalBroken.
+        """
+        seq = self._append(event, effects, durable)
+        if self._journal.synced < seq:
+            self._spawn(self._sync_made(seq))
+        else:
+            self._step(self._machine.journal_synced(self._now_ms()))
         return seq
 
     async def wait_accepted(self, seq: int, timeout_s: float) -> None:
@@ -333,7 +343,40 @@ class PlayerClient(ClientDriver):
     def drop_connection(self) -> None:
         """Cut the socket without a word, as a dead network does: for load tests and tests."""
         if self._connection is not None:
-            self._connection.transport.abort()
+            self._connection.abort()
+
+    # --- making ------------------------------------------------------------------------------------------------------
+
+    def _append(self, event: dict[str, Any] | None, effects: list[dict[str, Any]] | None, durable: bool) -> int:
+        """Give the update its number in the journal, and tell it."""
+        body: dict[str, Any] = {}
+        if event is not None:
+            body["event"] = event
+        if effects is not None:
+            body["effects"] = effects
+        if durable:
+            body["durable"] = True
+        try:
+            check_sendable(event)
+            check_sendable(effects)
+            payload: bytes = msgpack.packb(body)
+            size_bytes = (
+                measure_msgpack(payload, body) if self._codec.name == "msgpack" else self._measure(payload, body)
+            )
+        except (TypeError, ValueError, OverflowError, RecursionError) as refused:
+            raise UpdateRefused(str(refused)) from refused
+        if size_bytes > UPDATE_BYTES_MAX:
+            raise UpdateRefused(f"{size_bytes} bytes encoded, {UPDATE_BYTES_MAX} are allowed")
+        journal = self._journal
+        seq = journal.append(payload)
+        if self._listener is not None:
+            self._tell("on_made", journal.device, seq, {"t": "update", "seq": seq, **body})
+        return seq
+
+    async def _sync_made(self, seq: int) -> None:
+        with contextlib.suppress(OSError, JournalBroken):  # told as unmade
+            await self._sync_update(seq)
+            self._step(self._machine.journal_synced(self._now_ms()))
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
