@@ -1,10 +1,10 @@
 """
 The audit: is every update that a player was told is accepted in Postgres, once, in order, and is the state right?
 
-Owns the comparison of histories (history.py) with what is stored (stored.py), and the verdict. It has its own SQL and
-its own model of the state (state_model.py), so that it can disagree with the code that wrote the rows.
+Owns reading what is stored (stored.py) for everybody who played, and the report. It has its own SQL and its own model
+of the state (state_model.py), so that it can disagree with the code that wrote the rows.
 
-Promise: each difference is named (player, device, seq, what) up to `findings_max`, and all are counted:
+Promise: each difference is named (player, device, seq, what, when) up to `findings_max`, and all are counted:
 
     lost              an accepted update, or one that its stream number calls saved, without its row
     duplicated        a row too many: a second one for an update, one of a void update, one that nobody made
@@ -13,114 +13,23 @@ Promise: each difference is named (player, device, seq, what) up to `findings_ma
 
 An update that a player made but was not told about may be there or not; if it is, it must be right.
 
-Not here: making and recording the updates.
+A difference that follows from another one (the state lacks what a lost update would have done) is not told again.
+
+Not here: one player's history against one stored progress (audit_progress.py), what a finding is (findings.py).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from typing import Any
+from collections.abc import Sequence
 
 import asyncpg
 
-from loadtest.experience import find_privacy
-from loadtest.history import PlayerHistory, Step, StreamHistory, now_ms
-from loadtest.state_model import StateModel, list_differences
-from loadtest.stored import StoredProgress, StoredRow, connect, list_progress
-from protocol.experience import Privacy, round_location
+from loadtest.audit_progress import TIMESTAMP_TOLERANCE_S, ProgressAudit, count_history
+from loadtest.findings import ACCEPTED_MIN, FINDINGS_MAX, KINDS, AuditReport, Finding
+from loadtest.history import PlayerHistory
+from loadtest.stored import StoredProgress, connect, list_progress
 
-FINDINGS_MAX = 50
-ACCEPTED_MIN = 0.95
-
-# A stored time is the player's own, moved by the offset of its clock, which was measured over a network: on one
-# machine the offset is the time a hello took, and that can be seconds when a gateway was just killed.
-TIMESTAMP_TOLERANCE_S = 30.0
-DISTANCE_TOLERANCE_M = 0.01
-
-KINDS = ("lost", "duplicated", "reordered", "state_mismatches")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong."""
-
-    kind: str
-    user_id: str
-    device: str
-    seq: int
-    what: str
-
-    def __str__(self) -> str:
-        place = f" device={self.device}" if self.device else ""
-        place += f" seq={self.seq}" if self.seq else ""
-        return f"{self.kind}: player={self.user_id}{place}: {self.what}"
-
-
-@dataclass(slots=True)
-class AuditReport:
-    """What was counted, what was found, and the verdict."""
-
-    offered: int = 0
-    accepted: int = 0  # effective ones; void ones are counted apart
-    void: int = 0
-    saved: int = 0  # accepted ones that have their row
-    dead_lettered: int = 0
-    lost: int = 0
-    duplicated: int = 0
-    reordered: int = 0
-    state_mismatches: int = 0
-    unanswered: int = 0  # made, but the player was never told what became of them
-    unanswered_saved: int = 0  # … of which Postgres has these
-    players: int = 0
-    accepted_min: float = ACCEPTED_MIN
-    findings_max: int = FINDINGS_MAX
-    findings: list[Finding] = field(default_factory=list)
-
-    @property
-    def is_enough(self) -> bool:
-        """Enough was answered for a verdict to mean anything."""
-        return self.accepted > 0 and self.accepted + self.void >= self.accepted_min * self.offered
-
-    @property
-    def is_ok(self) -> bool:
-        return self.is_enough and not any(getattr(self, kind) for kind in KINDS)
-
-    def add(self, finding: Finding) -> None:
-        setattr(self, finding.kind, getattr(self, finding.kind) + 1)
-        if len(self.findings) < self.findings_max:
-            self.findings.append(finding)
-
-    def last_line(self) -> str:
-        verdict = "ok" if self.is_ok else "FAILED"
-        names = ("offered", "accepted", "void", "saved", "dead_lettered", *KINDS)
-        return f"audit: {verdict} " + " ".join(f"{name}={getattr(self, name)}" for name in names)
-
-    def lines(self) -> list[str]:
-        """The findings, what was left off, and the verdict as the last line."""
-        lines = [f"  {finding}" for finding in self.findings]
-        left_off = sum(getattr(self, kind) for kind in KINDS) - len(self.findings)
-        if left_off > 0:
-            lines.append(f"  … and {left_off} more")
-        if not self.is_enough:
-            answered = self.accepted + self.void
-            lines.append(
-                f"  too little was answered: {answered} of {self.offered} offered, {self.accepted} of them accepted "
-                f"(at least {self.accepted_min:.0%} are needed)"
-            )
-        return [*lines, self.last_line()]
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "ok": self.is_ok,
-            **{name: getattr(self, name) for name in ("offered", "accepted", "void", "saved", "dead_lettered", *KINDS)},
-            "unanswered": self.unanswered,
-            "unanswered_saved": self.unanswered_saved,
-            "players": self.players,
-            "findings": [str(finding) for finding in self.findings],
-        }
+__all__ = ["ACCEPTED_MIN", "KINDS", "AuditReport", "Finding", "audit", "audit_progress", "audit_with"]
 
 
 async def audit(
@@ -165,9 +74,9 @@ async def audit_with(
         async for batch in list_progress(connection, list(waiting), experience):
             for stored in batch:
                 history = waiting.pop(stored.user_id)
-                _ProgressAudit(report, history, stored, timestamp_tolerance_s).run()
+                ProgressAudit(report, history, stored, timestamp_tolerance_s).run()
         for history in waiting.values():
-            _audit_absent(report, history)
+            audit_absent(report, history)
     return report
 
 
@@ -178,239 +87,13 @@ def audit_progress(
     timestamp_tolerance_s: float = TIMESTAMP_TOLERANCE_S,
 ) -> None:
     """Compare one player with one stored progress: the pure part."""
-    _ProgressAudit(report, history, stored, timestamp_tolerance_s).run()
+    ProgressAudit(report, history, stored, timestamp_tolerance_s).run()
 
 
-def _audit_absent(report: AuditReport, history: PlayerHistory) -> None:
-    """Postgres knows nothing of this player's progress."""
-    _count(report, history)
+def audit_absent(report: AuditReport, history: PlayerHistory) -> None:
+    """Nothing is stored of this player's progress."""
+    count_history(report, history)
     for step in history.steps:
         if step.is_effective:
-            report.add(Finding("lost", history.user_id, step.device, step.seq, "Postgres has no such progress"))
-
-
-def _count(report: AuditReport, history: PlayerHistory) -> None:
-    report.players += 1
-    report.offered += history.offered
-    for step in history.steps:
-        if step.accepted_ms is None:
-            report.unanswered += 1
-        elif step.void_code is None:
-            report.accepted += 1
-        else:
-            report.void += 1
-
-
-class _ProgressAudit:
-    """One player's history against one stored progress."""
-
-    def __init__(
-        self, report: AuditReport, history: PlayerHistory, stored: StoredProgress, timestamp_tolerance_s: float
-    ) -> None:
-        self._report = report
-        self._history = history
-        self._stored = stored
-        self._timestamp_tolerance_s = timestamp_tolerance_s
-        self._model = StateModel()
-        # The first row of each update that somebody made, by (device, seq).
-        self._row_of: dict[tuple[str, int], StoredRow] = {}
-        # How far the replay of each stream got.
-        self._replayed = {device: stream.first_seq - 1 for device, stream in history.streams.items()}
-
-    def run(self) -> None:
-        _count(self._report, self._history)
-        self._match_rows()
-        self._check_order()
-        self._check_streams()
-        self._replay()
-        if self._history.is_whole:
-            self._check_state()
-
-    def _find(self, kind: str, device: str, seq: int, what: str) -> None:
-        self._report.add(Finding(kind, self._history.user_id, device, seq, what))
-
-    def _find_step(self, device: str, seq: int) -> Step | None:
-        stream = self._history.streams.get(device)
-        return stream.find(seq) if stream is not None else None
-
-    def _match_rows(self) -> None:
-        """Give each row its update; what has none, or has one already, is a row too many."""
-        for row in self._stored.rows:
-            step = self._find_step(row.device, row.seq)
-            if step is None:
-                stream = self._history.streams.get(row.device)
-                if self._history.is_whole or (stream is not None and row.seq > stream.made):
-                    self._find("duplicated", row.device, row.seq, f"a row at version {row.version} that nobody made")
-            elif (row.device, row.seq) in self._row_of:
-                first = self._row_of[row.device, row.seq].version
-                what = f"a second row at version {row.version}, the first is at {first}"
-                self._find("duplicated", row.device, row.seq, what)
-            else:
-                self._row_of[row.device, row.seq] = row
-                self._check_row(step, row)
-
-    def _check_row(self, step: Step, row: StoredRow) -> None:
-        if step.void_code is not None:
-            what = f"a row at version {row.version} of an update that was answered as void ({step.void_code})"
-            self._find("duplicated", step.device, step.seq, what)
-            return
-        if step.accepted_ms is None:
-            self._report.unanswered_saved += 1
-        else:
-            self._report.saved += 1
-        privacy = find_privacy(self._history.experience)
-        for what in _list_row_differences(step, row, privacy, self._timestamp_tolerance_s):
-            self._find("state_mismatches", step.device, step.seq, what)
-
-    def _check_order(self) -> None:
-        """Within a stream the order of numbers is the order of versions, and a version is one update."""
-        last: dict[str, StoredRow] = {}
-        versions: Counter[int] = Counter()
-        for row in self._row_of.values():  # in the order of versions, as they were read
-            versions[row.version] += 1
-            before = last.get(row.device)
-            if before is not None and row.seq < before.seq:
-                what = f"stored at version {row.version}, after seq {before.seq} at version {before.version}"
-                self._find("reordered", row.device, row.seq, what)
-            last[row.device] = row
-            if versions[row.version] > 1:
-                self._find("reordered", row.device, row.seq, f"shares version {row.version} with another update")
-            if row.version > self._stored.version:
-                what = f"stored at version {row.version}, but the progress is at {self._stored.version}"
-                self._find("state_mismatches", row.device, row.seq, what)
-
-    def _check_streams(self) -> None:
-        """Stream numbers: not behind what was accepted, not beyond what was made, no row missing below."""
-        for device, stream in self._history.streams.items():
-            if not stream.steps:
-                continue
-            last_seq = self._stored.streams.get(device)
-            has_rows = any(key[0] == device for key in self._row_of)
-            if last_seq is None:
-                if stream.accepted or has_rows:
-                    self._find("state_mismatches", device, 0, "its stream number is missing from device_streams")
-                last_seq = 0
-            elif last_seq > stream.made:
-                what = f"device_streams says {last_seq}, but only {stream.made} were ever made"
-                self._find("state_mismatches", device, 0, what)
-            self._list_lost(stream, last_seq)
-            stored_seqs = [seq for row_device, seq in self._row_of if row_device == device]
-            highest = max([stream.accepted, stream.saved, *stored_seqs])
-            if 0 < last_seq < min(highest, stream.made):
-                what = f"device_streams says {last_seq}, but {min(highest, stream.made)} were accepted or stored"
-                self._find("state_mismatches", device, 0, what)
-        if self._history.is_whole:
-            for device in self._stored.streams.keys() - self._history.streams.keys():
-                self._find("duplicated", device, 0, "a stream number of a device that nobody has")
-
-    def _list_lost(self, stream: StreamHistory, last_seq: int) -> None:
-        for step in stream.steps:
-            key = (step.device, step.seq)
-            if key in self._row_of or step.void_code is not None:
-                continue
-            if key in self._stored.dead_letters:
-                self._report.dead_lettered += step.accepted_ms is not None
-            elif step.saved_ms is not None:
-                self._find("lost", step.device, step.seq, "was called saved, but has no row")
-            elif step.accepted_ms is not None:
-                self._find("lost", step.device, step.seq, "was accepted, but has no row")
-            # Whether an unanswered one below the stream number should have a row shows in the replay.
-
-    def _replay(self) -> None:
-        """Put every update through the model: those with a row in version order, the others just before their next."""
-        for row in self._row_of.values():
-            self._replay_rowless(self._history.streams[row.device], row.seq - 1)
-            step = self._find_step(row.device, row.seq)
-            assert step is not None
-            code = self._model.apply(step.event, step.effects)
-            if code is not None and step.void_code is None and self._history.is_whole:
-                what = f"has a row, but should be void ({code})"
-                self._find("state_mismatches", step.device, step.seq, what)
-            self._replayed[row.device] = max(self._replayed[row.device], row.seq)
-        for device, stream in self._history.streams.items():
-            self._replay_rowless(stream, max(stream.accepted, self._stored.streams.get(device, 0)))
-        for step in self._history.steps:
-            if step.accepted_ms is not None and step.expected_code != step.void_code and step.expected_code is not None:
-                got = f"void ({step.void_code})" if step.void_code is not None else "accepted"
-                what = f"was made to be void ({step.expected_code}), but was {got}"
-                self._find("state_mismatches", step.device, step.seq, what)
-
-    def _replay_rowless(self, stream: StreamHistory, up_to: int) -> None:
-        for seq in range(self._replayed[stream.device] + 1, up_to + 1):
-            step = stream.find(seq)
-            if step is None or (stream.device, seq) in self._row_of:
-                continue
-            code = self._model.apply(step.event, step.effects)
-            if not self._history.is_whole:
-                continue
-            is_dead_lettered = (stream.device, seq) in self._stored.dead_letters
-            # With several devices a void's place between the versions is not known: then it proves nothing.
-            if step.void_code is not None and code is None and len(self._history.streams) == 1:
-                what = f"was answered as void ({step.void_code}), but nothing is wrong with it"
-                self._find("state_mismatches", step.device, seq, what)
-            elif step.accepted_ms is None and code is None and not is_dead_lettered:
-                self._find("lost", step.device, seq, "its stream number says saved, but it has no row")
-        self._replayed[stream.device] = max(self._replayed[stream.device], up_to)
-
-    def _check_state(self) -> None:
-        stored, model = self._stored, self._model
-        expected = model.document()
-        for difference in list_differences(expected, stored.state):
-            self._find("state_mismatches", "", 0, f"state: {difference}")
-        location = expected.get("current_location")
-        if stored.current_location != (location if isinstance(location, str) else None):
-            what = f"column current_location is {stored.current_location!r}, the state's is {location!r}"
-            self._find("state_mismatches", "", 0, what)
-        if (stored.completed_at is not None) != model.is_completed:
-            what = f"completed_at is {stored.completed_at}, but the player {_did(model.is_completed)} complete it"
-            self._find("state_mismatches", "", 0, what)
-        if (stored.completion_percentage >= 100) != model.is_completed:
-            what = (
-                f"completion is {stored.completion_percentage} %, but the player {_did(model.is_completed)} complete it"
-            )
-            self._find("state_mismatches", "", 0, what)
-        missing = model.achievements - set(stored.achievements)
-        if missing:
-            self._find("state_mismatches", "", 0, f"the profile lacks the achievements {sorted(missing)}")
-        if len(stored.achievements) != len(set(stored.achievements)):
-            self._find("state_mismatches", "", 0, "the profile names an achievement twice")
-        drift = stored.total_distance_meters - stored.distance_of_all_experiences
-        if abs(drift) > DISTANCE_TOLERANCE_M:
-            what = (
-                f"the profile's total distance is {stored.total_distance_meters}, "
-                f"its experiences sum up to {stored.distance_of_all_experiences}"
-            )
-            self._find("state_mismatches", "", 0, what)
-
-
-def _did(is_so: bool) -> str:
-    return "did" if is_so else "did not"
-
-
-def _list_row_differences(step: Step, row: StoredRow, privacy: Privacy, tolerance_s: float) -> Iterable[str]:
-    """Where a row differs from what may be kept of the update it was made of."""
-    event = step.event
-    lat, lng = (event.get("lat"), event.get("lng")) if event is not None else (None, None)
-    lat, lng = round_location(privacy, lat, lng)
-    expected: dict[str, Any] = {
-        "event_type": event["type"] if event is not None else "update",
-        "content_id": event.get("content_id") if event is not None else None,
-        "data": (event.get("data") or {}) if event is not None else step.effects,
-        "location_lat": lat,
-        "location_lng": lng,
-    }
-    actual = {
-        "event_type": row.event_type,
-        "content_id": row.content_id,
-        "data": row.data,
-        "location_lat": row.lat,
-        "location_lng": row.lng,
-    }
-    yield from list_differences(expected, actual)
-    at_ms = event.get("at") if event is not None else None
-    earliest_ms = at_ms if at_ms is not None else step.made_ms
-    latest_ms = at_ms if at_ms is not None else (step.saved_ms or now_ms())  # it may have been sent again
-    stored_ms = row.timestamp.timestamp() * 1000
-    if not earliest_ms - tolerance_s * 1000 <= stored_ms <= latest_ms + tolerance_s * 1000:
-        happened_at = datetime.fromtimestamp(earliest_ms / 1000, UTC)
-        yield f"its timestamp is {row.timestamp.isoformat()}, it happened at {happened_at.isoformat()}"
+            what = "Postgres has no such progress"
+            report.add(Finding.of("lost", history.user_id, step.device, step.seq, what, step))

@@ -42,6 +42,11 @@ class Step:
     void_code: int | None = None
     expected_code: int | None = None  # a deliberately wrong update
     is_away: bool = False  # made while the player itself had cut its connection
+    is_resent: bool = False  # its connection was lost before the answer came: it may have been sent again
+
+    @property
+    def due_ms(self) -> float:
+        return self.scheduled_ms if self.scheduled_ms is not None else self.made_ms
 
     @property
     def is_effective(self) -> bool:
@@ -73,7 +78,8 @@ class PlayerHistory:
     Everything one player did in one experience, by device.
 
     `offered` counts the updates that were due, also those that could not be made. `is_whole` says that nobody else
-    ever played this progress, so that rows and state that are not explained here are wrong.
+    ever played this progress, so that rows and state that are not explained here are wrong. `process` numbers the file
+    it was read from: what one process noted happened on one clock, and stalls of that process are its own.
     """
 
     user_id: str
@@ -84,6 +90,7 @@ class PlayerHistory:
     welcomes: dict[str, int] = field(default_factory=dict)  # after a lost connection, by reason
     errors: dict[int, int] = field(default_factory=dict)
     closes: dict[int, int] = field(default_factory=dict)
+    process: int = 0
 
     @property
     def resumes(self) -> int:
@@ -131,6 +138,12 @@ class PlayerHistory:
         step = stream.find(seq) if stream is not None else None
         if step is not None:
             step.void_code = code
+
+    def note_interruption(self) -> None:
+        """The connection is gone or new: what had no answer yet is sent again."""
+        for stream in self.streams.values():
+            for step in stream.steps[max(0, stream.accepted - stream.first_seq + 1) :]:
+                step.is_resent = True
 
     def note_stream_reset(self, old_device: str, new_device: str, renumbered: dict[int, int]) -> None:
         """What the server does not have goes on under a new device, numbered anew, in the same order."""
@@ -228,8 +241,10 @@ def read_histories(paths: Iterable[Path]) -> list[PlayerHistory]:
         ValueError: a record in the middle of a file is unreadable, or contradicts an earlier one.
     """
     histories: list[PlayerHistory] = []
-    for path in paths:
-        histories += _read_file(path).values()
+    for number, path in enumerate(paths):
+        for history in _read_file(path).values():
+            history.process = number
+            histories.append(history)
     return histories
 
 
@@ -268,10 +283,12 @@ def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
             old_device, new_device, renumbered = rest
             history.note_stream_reset(old_device, new_device, dict(renumbered))
         case "welcome":
+            history.note_interruption()
             history.welcomes[rest[0]] = history.welcomes.get(rest[0], 0) + 1
         case "error":
             history.errors[rest[0]] = history.errors.get(rest[0], 0) + 1
         case "close":
+            history.note_interruption()
             history.closes[rest[0]] = history.closes.get(rest[0], 0) + 1
         case _:
             raise ValueError(f"unknown record {kind!r}")

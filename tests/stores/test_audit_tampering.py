@@ -454,3 +454,55 @@ async def test_findings_are_bounded_and_all_are_counted(ground: Ground) -> None:
     assert len(report.findings) == 5
     assert report.lost == len(ground.victim.rows)
     assert any("more" in line for line in report.lines())
+
+
+async def test_state_without_a_lost_update_is_the_same_mistake_seen_again(database_url: str) -> None:
+    """The row of an accepted update and what it did to the state were lost together: that is one finding, the row."""
+    played = Played(21, devices=1)
+    index, (step, _) = next(
+        (index, row)
+        for index, row in enumerate(played.rows)
+        if index > 5 and row[0].event is not None and row[0].event["type"] == "waypoint_visited"
+    )
+    played.rows.pop(index)
+    played.model = StateModel()
+    for stored, _ in played.rows:
+        assert played.model.apply(stored.event, stored.effects) is None
+    async with _connected(database_url) as connection:
+        await played.store(connection)
+    report = await audit([played.history], database_url)
+    assert [(finding.kind, finding.device, finding.seq) for finding in report.findings] == [
+        ("lost", step.device, step.seq)
+    ], report.lines()
+    (found,) = report.findings
+    assert (found.made_ms, found.accepted_ms, found.saved_ms) == (step.made_ms, step.accepted_ms, step.saved_ms)
+    assert f"accepted +{step.accepted_ms - step.made_ms:.1f} ms" in str(found)
+
+
+async def test_state_with_a_repeated_update_counted_twice_is_the_same_mistake_seen_again(database_url: str) -> None:
+    played = Played(22, devices=1)
+    index, (step, _) = next(
+        (index, row)
+        for index, row in enumerate(played.rows)
+        if row[0].event is not None and (row[0].event.get("data") or {}).get("distance_traveled")
+    )
+    played.rows = [
+        *((stored, version) for stored, version in played.rows[: index + 1]),
+        (step, played.rows[index][1] + 1),
+        *((stored, version + 1) for stored, version in played.rows[index + 1 :]),
+    ]
+    played.version += 1
+    played.model = StateModel()
+    for stored, _ in played.rows:
+        played.model.apply(stored.event, stored.effects)
+    async with _connected(database_url) as connection:
+        await played.store(connection)
+    report = await audit([played.history], database_url)
+    assert [(finding.kind, finding.seq) for finding in report.findings] == [("duplicated", step.seq)], report.lines()
+
+
+async def test_state_that_neither_updates_nor_rows_explain_is_told_beside_a_lost_update(ground: Ground) -> None:
+    await ground.execute("DELETE FROM player_progress_events WHERE :row")
+    await ground.execute("UPDATE experience_progress SET state = state || '{\"gold\": 1}' WHERE id = :progress")
+    report = await ground.audit()
+    assert (report.lost, report.state_mismatches) == (1, 1), report.lines()
