@@ -37,6 +37,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("persistence.hot", "persistence.cold", "protocol"),
     ),
     "persistence.dead_letters": _PERSISTENCE,
+    "persistence.operators": ("persistence", "persistence.cold", "protocol"),
     "persistence.retention": _PERSISTENCE,
     "persistence.verify": _PERSISTENCE,
     "persistence.export": _PERSISTENCE,
@@ -52,12 +53,15 @@ LAYERS: dict[str, tuple[str, ...]] = {
 }
 LAYERS["gateway.sockets"] = ("gateway.sessions", *LAYERS["gateway.sessions"])
 # Siblings: neither of the two imports the other.
-LAYERS["gateway.liveops"] = ("persistence.analytics", *LAYERS["gateway.sockets"])
+LAYERS["gateway.liveops"] = (
+    *("persistence.analytics", "persistence.operators", "persistence.export", "persistence.dead_letters"),
+    *("persistence.erase", *LAYERS["gateway.sockets"]),
+)
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),
     *("persistence.flusher", "persistence.embedded", "persistence.erase", "persistence.dead_letters"),
     *("persistence.verify", "persistence.retention", "persistence.export", "persistence.remains"),
-    *("persistence.fill", "persistence.analytics"),
+    *("persistence.fill", "persistence.analytics", "persistence.operators"),
 )
 # Simulated players stand beside everything: a load test that leaned on the gateway's code would share its mistakes.
 LAYERS["loadtest"] = ("protocol", "protocol.client")
@@ -74,6 +78,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     # The audit reads Postgres with its own SQL.
     "asyncpg": ("persistence", "gateway.app", "loadtest"),
     "websockets": ("gateway.sockets", "protocol.client", "gateway.app"),
+    "fastapi": ("gateway.liveops",),
+    "argon2": ("persistence.operators",),
     "starlette": ("gateway.liveops", "gateway.telemetry", "gateway.app"),
     "uvicorn": ("gateway.liveops", "gateway.telemetry", "gateway.app"),
     "prometheus_client": ("gateway",),

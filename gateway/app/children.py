@@ -1,17 +1,20 @@
 """
-Our own Python processes as the supervisor sees them: gateways and flushers.
+Our own Python processes as the supervisor sees them: gateways, flushers and the ops process.
 
 The contract between the supervisor and such a process (`supervised.py` is its other side):
 
     python -m gateway.app.run_gateway --worker I        I = 1 … workers
     python -m gateway.app.run_flusher --worker I        I = 1 … flushers
+    python -m gateway.app.run_ops --worker 1
 
     environment            every setting under its own name; nothing else that starts with WAYHOLD_, except
     WAYHOLD_PROCESS        "gateway-1": the name in logs, metrics and ready.json
     WAYHOLD_LIFELINE_FD    read end of a pipe that only the supervisor can write to: end of file = it is gone
     WAYHOLD_READY_FD       write one line {"ready": true, "pid": …, "play_port": …, "ops_port": …} when the work starts
     WAYHOLD_PLAY_FD        a *listening* socket for players (gateways only)
-    WAYHOLD_OPS_FD         a *listening* socket for health and metrics (gateway-1 only)
+    WAYHOLD_OPS_FD         a *listening* socket for health, metrics, live-ops API and console (ops-1 only)
+    WAYHOLD_SETUP_KEY      what opens the console while there is no operator (ops-1 only)
+    WAYHOLD_PRODUCTION     "1" under `serve` (ops-1 only): the console marks it
     WAYHOLD_REDIS_WARNING  why this Redis is unsafe, when it was allowed to be
     PROMETHEUS_MULTIPROC_DIR  where the processes' metrics meet
 

@@ -23,7 +23,7 @@ from gateway.app.checks import check_postgres, check_redis
 from gateway.app.dev_folder import check_is_ours, empty_folder, make_secret
 from gateway.app.errors import CommandError, ExitCode, PortTaken, SettingsError, UnfitDependency
 from gateway.app.experience_files import load_experiences
-from gateway.app.launch import STAGE_POSTGRES, STAGE_VALKEY, Ports, add_children, raise_file_limit
+from gateway.app.launch import STAGE_POSTGRES, STAGE_VALKEY, Console, Ports, add_children, raise_file_limit
 from gateway.app.ready import FILE_NAME, Ready, is_alive, read_ready, remove_ready, write_ready
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
@@ -138,20 +138,21 @@ class Dev:
         self._settings = settings
         wipe_metrics_dir(self._metrics_dir)
         folder.logs_dir.mkdir(mode=0o700, exist_ok=True)
-        add_children(
+        console = add_children(
             supervisor,
             settings,
             self._ports,
             metrics_dir=self._metrics_dir,
             logs_dir=folder.logs_dir,
             redis_warning=redis_warning,
+            is_production=False,
         )
         supervisor.start_all()
         self._is_up = True
         for path in self._ready_files:
             holder.callback(remove_ready, path)
         self._write_ready()
-        self._say_ready(redis_warning)
+        self._say_ready(redis_warning, console)
 
     def _tidy_up(self) -> None:
         """An upgrade that died between its two renames is brought to its end."""
@@ -270,8 +271,10 @@ class Dev:
             ]
         )
 
-    def _say_ready(self, redis_warning: str) -> None:
+    def _say_ready(self, redis_warning: str, console: Console) -> None:
         lines = [f"ready in {time.monotonic() - self._began:.1f} s; Ctrl-C stops it"]
+        why = "   (once: you choose your name and password)" if console.link != console.url else ""
+        lines.append(f"  console  {console.link}{why}")
         if redis_warning:
             lines.append(f"WARNING: this Redis is not safe: {redis_warning}")
         _print(lines)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import resource
+import secrets
 import socket
 import sys
 from collections.abc import Sequence
@@ -21,10 +22,12 @@ from gateway.app.settings_source import environment_of
 from gateway.app.supervisor import Supervisor
 
 # Children of a higher stage start later and stop earlier: gateways first stop making work, then flushers finish it.
-STAGE_VALKEY, STAGE_POSTGRES, STAGE_FLUSHERS, STAGE_GATEWAYS = range(4)
+# The ops process goes last of them: until the end it can be asked how far it is.
+STAGE_VALKEY, STAGE_POSTGRES, STAGE_OPS, STAGE_FLUSHERS, STAGE_GATEWAYS = range(5)
 
 STOP_MARGIN_S = 2.0  # after its own deadline a child is not trusted to end by itself
 START_DEADLINE_S = 30.0
+OPS_STOP_S = 3.0
 FILES_WANTED = 65_536
 FILES_SPARE = 200
 """Descriptors of a process that are no players: pools, logs, libraries."""
@@ -81,8 +84,11 @@ def add_children(
     metrics_dir: Path,
     logs_dir: Path | None = None,
     redis_warning: str = "",
-) -> None:
-    """Gateways and flushers, not started yet. `settings` has the URLs and the key that they shall use."""
+    is_production: bool = True,
+) -> Console:
+    """
+    Gateways, flushers and the ops process, not started yet. `settings` has the URLs and the key that they shall use.
+    """
     experiences_dir = hold_experiences(settings, metrics_dir / "experiences")
     settings = replace(settings, play_port=ports.play_port, ops_port=ports.ops_port, experiences_dir=experiences_dir)
     environment = child_environment(settings, metrics_dir)
@@ -99,22 +105,51 @@ def add_children(
         )
     for number in range(1, settings.workers + 1):
         name = f"gateway-{number}"
-        sockets = {"WAYHOLD_PLAY_FD": ports.play[number - 1]}
-        if number == 1:
-            sockets["WAYHOLD_OPS_FD"] = ports.ops
         supervisor.add(
             PythonChild(
                 name,
                 _command("run_gateway", number),
                 environment,
                 log_path=_log_path(logs_dir, name),
-                sockets=sockets,
+                sockets={"WAYHOLD_PLAY_FD": ports.play[number - 1]},
             ),
             stage=STAGE_GATEWAYS,
             stop_deadline_s=settings.drain_s + STOP_MARGIN_S,
             start_deadline_s=START_DEADLINE_S,
             is_log_shown=True,
         )
+    setup_key = secrets.token_urlsafe(24)
+    ops = PythonChild(
+        "ops-1",
+        _command("run_ops", 1),
+        environment | {"WAYHOLD_SETUP_KEY": setup_key, "WAYHOLD_PRODUCTION": "1" if is_production else "0"},
+        log_path=_log_path(logs_dir, "ops-1"),
+        sockets={"WAYHOLD_OPS_FD": ports.ops},
+    )
+    supervisor.add(
+        ops,
+        stage=STAGE_OPS,
+        stop_deadline_s=OPS_STOP_S + STOP_MARGIN_S,
+        start_deadline_s=START_DEADLINE_S,
+        is_log_shown=True,
+        # Nobody's game ends because nobody can watch it.
+        is_vital=False,
+    )
+    return Console(f"{ports.ops_url}/console/", setup_key, ops)
+
+
+@dataclass(frozen=True)
+class Console:
+    """Where operators sign in; complete once the ops process is ready."""
+
+    url: str
+    setup_key: str
+    child: PythonChild
+
+    @property
+    def link(self) -> str:
+        """The address to open; the first time with the key that makes the first operator."""
+        return f"{self.url}#setup={self.setup_key}" if self.child.facts.get("needs_setup") else self.url
 
 
 def child_environment(settings: Settings, metrics_dir: Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """
-The ops port: health for balancers and people, metrics for machines. gateway-1 has it.
+Health for balancers and people, metrics for machines: the part of the ops port that anybody who reaches it may read.
+Under a supervisor ops-1 has the port; a gateway that runs alone answers these four by itself.
 
 Promise: every answer is bounded in time and size, none scans a table, none waits for a store longer than a second. No
 login and no secrets: whoever may connect may read it, so it listens on loopback unless told otherwise.
@@ -24,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from gateway.telemetry.health import Health
+from gateway.telemetry.health import Health, Readiness
 from gateway.telemetry.metrics import Publisher
 from persistence.errors import PersistenceError
 
@@ -70,11 +71,18 @@ async def _find_error(ask: Ask) -> str | None:
 
 
 def make_ops_app(health: Health, stores: StoreHealth, publisher: Publisher) -> Starlette:
+    """What a gateway without a supervisor answers."""
+    return Starlette(routes=make_health_routes(health.judge, stores, publisher.render))
+
+
+def make_health_routes(
+    judge: Callable[[], Readiness], stores: StoreHealth, render_metrics: Callable[[], bytes]
+) -> list[Route]:
     async def livez(request: Request) -> Response:
         return PlainTextResponse("ok\n")
 
     async def readyz(request: Request) -> Response:
-        readiness = health.judge()
+        readiness = judge()
         status = "ready" if readiness.is_ready else "not_ready"
         return JSONResponse(
             {"status": status, "reasons": readiness.reasons}, status_code=200 if readiness.is_ready else 503
@@ -93,23 +101,21 @@ def make_ops_app(health: Health, stores: StoreHealth, publisher: Publisher) -> S
 
     async def metrics(request: Request) -> Response:
         # Reads files of all processes: some milliseconds that players must not wait for.
-        page = await asyncio.to_thread(publisher.render)
+        page = await asyncio.to_thread(render_metrics)
         return Response(page, media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    return Starlette(
-        routes=[
-            Route("/livez", livez),
-            Route("/readyz", readyz),
-            Route("/health/player-progress", player_progress),
-            Route("/metrics", metrics),
-        ]
-    )
+    return [
+        Route("/livez", livez),
+        Route("/readyz", readyz),
+        Route("/health/player-progress", player_progress),
+        Route("/metrics", metrics),
+    ]
 
 
 class OpsServer:
-    """Serves the ops app on a bound socket in this event loop, beside the players."""
+    """Serves an app on a bound socket in this event loop."""
 
-    def __init__(self, app: Starlette, listener: socket.socket) -> None:
+    def __init__(self, app: Starlette, listener: socket.socket, *, connections_max: int = CONNECTIONS_MAX) -> None:
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
@@ -120,7 +126,7 @@ class OpsServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
-                limit_concurrency=CONNECTIONS_MAX,
+                limit_concurrency=connections_max,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=round(STOP_TIMEOUT_S),
                 h11_max_incomplete_event_size=16 * 1024,

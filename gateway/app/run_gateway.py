@@ -20,6 +20,8 @@ import socket
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from gateway.app.checks import check_postgres, check_redis
 from gateway.app.children import open_listeners
@@ -37,6 +39,7 @@ from gateway.sessions.tokens import Tokens
 from gateway.sockets.play_server import PlayServer, PlaySettings
 from gateway.telemetry.logs import get_logger, set_up_logs
 from gateway.telemetry.metrics import Publisher, Tally
+from gateway.telemetry.node_report import keep_report
 from persistence.cold.store import ColdStore
 from persistence.errors import PersistenceError
 from persistence.hot.store import HotStore
@@ -126,9 +129,16 @@ async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: i
         ended = asyncio.Event()
         side_tasks = [asyncio.create_task(publisher.run(ended), name="publish metrics")]
         stack.push_async_callback(_end, side_tasks, ended)
-        if ops_socket is not None:
+        if worker == 1:
             side_tasks.append(asyncio.create_task(_watch_postgres(node, ended), name="watch postgres"))
             side_tasks.append(asyncio.create_task(_count_active_players(node, ended), name="count active players"))
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if directory:
+            report = keep_report(
+                *(Path(directory), inheritance.process, node.name, node.health.judge, lambda: _figures(node), ended)
+            )
+            side_tasks.append(asyncio.create_task(report, name="report"))
+        if ops_socket is not None:
             stores = StoreHealth(hot.time_ms, cold.ping, node.clock)
             ops = OpsServer(make_ops_app(node.health, stores, publisher), ops_socket)
             await ops.start()
@@ -203,6 +213,26 @@ def _sockets(settings: Settings, inheritance: Inheritance, worker: int) -> tuple
 
 def _port(listener: socket.socket | None) -> int | None:
     return None if listener is None else int(listener.getsockname()[1])
+
+
+def _figures(node: Node) -> dict[str, Any]:
+    """What the overview of live-ops shows of this gateway."""
+    tally = node.tally
+    return {
+        "connections": tally.connections or 0,
+        "sessions": tally.sessions or 0,
+        "accepted": tally.updates_accepted,
+        "void": tally.updates_void,
+        "repeated": tally.updates_repeated,
+        "resumes": tally.resumes,
+        "resyncs": tally.resyncs,
+        "errors": tally.errors.total(),
+        "closes": {str(int(code)): count for code, count in tally.closes.items()},
+        "lag_ms": round(node.health.lag_s * 1000, 1),
+        "is_draining": node.is_draining,
+        "active_players": tally.active_players,
+        "redis_share": node.health.redis_share,
+    }
 
 
 async def _watch_postgres(node: Node, ended: asyncio.Event) -> None:

@@ -88,7 +88,7 @@ def _serve(settings: Settings, ready_json: Path | None, metrics_dir: Path) -> in
             if redis_warning:
                 log.warning("unsafe_redis", why=redis_warning)
             raise_file_limit()
-            add_children(supervisor, settings, ports, metrics_dir=metrics_dir, redis_warning=redis_warning)
+            console = add_children(supervisor, settings, ports, metrics_dir=metrics_dir, redis_warning=redis_warning)
             supervisor.start_all()
             state["ready"] = Ready(
                 version=get_version(),
@@ -103,6 +103,9 @@ def _serve(settings: Settings, ready_json: Path | None, metrics_dir: Path) -> in
                 holder.callback(remove_ready, ready_json)
             write()
             log.info("ready", play_url=ports.play_url, ops_url=ports.ops_url, workers=settings.workers)
+            if console.link != console.url:
+                # The one time that a secret is logged: it opens nothing once the first operator is made.
+                log.warning("console_has_no_operator_yet", open_once=console.link)
             stack.callback(ports.close)
             stack.callback(state.clear)
             supervisor.watch()

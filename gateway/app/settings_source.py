@@ -28,6 +28,8 @@ INTERNAL_NAMES = frozenset(
         "WAYHOLD_OPS_FD",
         "WAYHOLD_PROCESS",
         "WAYHOLD_REDIS_WARNING",
+        "WAYHOLD_SETUP_KEY",
+        "WAYHOLD_PRODUCTION",
         "WAYHOLD_SEED",
         "WAYHOLD_SCHEDULES",
     }

@@ -33,14 +33,16 @@ class Inheritance:
     lifeline_fd: int | None
     ready_fd: int | None
     play_socket: socket.socket | None  # listening already: give it to the server as it is
-    ops_socket: socket.socket | None  # listening already; only gateway-1 has one
+    ops_socket: socket.socket | None  # listening already; only ops-1 has one
     redis_warning: str  # why this Redis is unsafe (with --allow-volatile-redis): /readyz repeats it
+    setup_key: str = ""  # opens the console's first page while there is no operator; only ops-1 has it
+    is_production: bool = False  # `serve` and not `dev`
 
     def report_ready(self, **facts: Any) -> None:
         """
         Tell the supervisor, once, that this process does its work from now on.
 
-        The gateway reports `play_port` and (gateway-1) `ops_port`. Without a supervisor nothing happens.
+        A gateway reports `play_port`, ops-1 `ops_port` and `needs_setup`. Without a supervisor nothing happens.
         """
         if self.ready_fd is None:
             return
@@ -64,6 +66,8 @@ def inherit(default_process: str) -> Inheritance:
         play_socket=_pop_socket("WAYHOLD_PLAY_FD"),
         ops_socket=_pop_socket("WAYHOLD_OPS_FD"),
         redis_warning=os.environ.pop("WAYHOLD_REDIS_WARNING", ""),
+        setup_key=os.environ.pop("WAYHOLD_SETUP_KEY", ""),
+        is_production=os.environ.pop("WAYHOLD_PRODUCTION", "") == "1",
     )
 
 

@@ -38,6 +38,7 @@ IDLE_INTERVAL_S = 0.5  # otherwise; a death wakes us up at once (SIGCHLD)
 LOG_CAP_INTERVAL_S = 5.0
 HURRY_STOP_S = 2.0  # what each group still gets after a second signal
 KILL_WAIT_S = 5.0
+DISPENSABLE_DELAY_S = 30.0  # between starts of a child that dies all the time and that others can do without
 
 # These codes say "not in this environment": no restart helps while everything is being started.
 HOPELESS_CODES = frozenset({int(ExitCode.USAGE), int(ExitCode.UNFIT), int(ExitCode.BUSY)})
@@ -68,6 +69,7 @@ class Supervised:
     started_at: float = 0.0
     restart_at: float = 0.0
     is_restart: bool = False
+    is_vital: bool = True
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     tail: LogTail | None = None
 
@@ -140,9 +142,13 @@ class Supervisor:
         stop_deadline_s: float,
         start_deadline_s: float = 30.0,
         is_log_shown: bool = False,
+        is_vital: bool = True,
     ) -> None:
-        """`is_log_shown`: its log file is written by `telemetry.logs`, and warnings in it shall be shown."""
-        supervised = Supervised(child, stage, stop_deadline_s, start_deadline_s)
+        """
+        `is_log_shown`: its log file is written by `telemetry.logs`, and warnings in it shall be shown. Without one that
+        is not `is_vital` everything else goes on: it is started again for ever, less and less often.
+        """
+        supervised = Supervised(child, stage, stop_deadline_s, start_deadline_s, is_vital=is_vital)
         if is_log_shown and self._show_line is not None and child.log_path is not None:
             supervised.tail = LogTail(child.log_path)
         self._supervised.append(supervised)
@@ -325,6 +331,8 @@ class Supervisor:
             each.state = State.STOPPED
             raise _HopelessChild(name, how, code, self._list_last_words(each))
         delay_s = each.policy.died(now, now - each.started_at)
+        if delay_s is None and not each.is_vital:
+            delay_s = DISPENSABLE_DELAY_S
         if delay_s is None:
             each.state = State.STOPPED
             raise ChildGaveUp(

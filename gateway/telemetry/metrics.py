@@ -250,15 +250,9 @@ class Publisher:
 
     def render(self) -> bytes:
         """The /metrics page: every process of this supervisor, or this one alone. Reads files: some ms."""
-        from prometheus_client import CollectorRegistry, generate_latest
-        from prometheus_client.multiprocess import MultiProcessCollector
-
-        page = CollectorRegistry()
-        source: Any = self.registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            source = MultiProcessCollector(None)  # type: ignore[no-untyped-call]
-        page.register(_Page(source))
-        return generate_latest(page)
+            return render_all()
+        return _render(self.registry)
 
     def _publish_distribution(self, metric: Metric, made: Any, value: Distribution) -> None:
         counts, total = self._published.get(metric.name, ([0] * len(value.counts), 0.0))
@@ -271,6 +265,22 @@ class Publisher:
                     bucket.inc(count)
             made._sum.inc(value.total - total)
             self._published[metric.name] = (list(value.counts), value.total)
+
+
+def render_all() -> bytes:
+    """The /metrics page of every process of this supervisor, for one that counts nothing itself. Reads files."""
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    return _render(MultiProcessCollector(CollectorRegistry()))  # type: ignore[no-untyped-call]
+
+
+def _render(source: Any) -> bytes:
+    from prometheus_client import CollectorRegistry, generate_latest
+
+    page = CollectorRegistry()
+    page.register(_Page(source))
+    return generate_latest(page)
 
 
 class _Page:
@@ -298,11 +308,13 @@ class _Page:
 def wipe_metrics_dir(directory: Path) -> None:
     """An empty folder for a new supervisor's processes: numbers start at 0 with it."""
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for path in directory.glob("*.db"):
-        path.unlink(missing_ok=True)
+    for pattern in ("*.db", "*.node.json"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 def forget_process(directory: Path, pid: int) -> None:
     """Take a dead process's gauges out of the sums; its counters stay. For the supervisor: imports no prometheus."""
-    for path in directory.glob(f"gauge_live*_{pid}.db"):
-        path.unlink(missing_ok=True)
+    for pattern in (f"gauge_live*_{pid}.db", f"*_{pid}.node.json"):
+        for path in directory.glob(pattern):
+            path.unlink(missing_ok=True)

@@ -36,6 +36,7 @@ BEGIN
     REVOKE UPDATE, DELETE ON contents FROM wayhold_app;
     -- Who did what to whom stays; an erase takes it along by cascade.
     REVOKE DELETE ON liveops_actions FROM wayhold_app;
+    REVOKE UPDATE, DELETE ON operator_log FROM wayhold_app;
     -- Partitions are reached through their parent, so nothing is granted on them.
     REVOKE ALL ON player_progress_events FROM wayhold_app;
     GRANT SELECT, INSERT ON player_progress_events TO wayhold_app;

@@ -84,7 +84,7 @@ def test_start_look_stop_and_start_again() -> None:
         for shown in (ready["play_url"], ready["ops_url"], str(dev.data_dir), "walk --data-dir"):
             assert shown in head, head
         wait_until(lambda: any(line.startswith("ready in ") for line in dev.read_log().splitlines()), "ready in")
-        assert set(ready["processes"]) == {"supervisor", "valkey", "postgres", "flusher-1", "gateway-1"}
+        assert set(ready["processes"]) == {"supervisor", "valkey", "postgres", "flusher-1", "gateway-1", "ops-1"}
         assert ready["play_url"].endswith("/v1/play") and ready["format"] == 1
         assert (dev.data_dir / "ready.json").stat().st_mode & 0o777 == 0o600
         assert (dev.data_dir / "jwt_secret").stat().st_mode & 0o777 == 0o600
@@ -124,7 +124,7 @@ def test_start_look_stop_and_start_again() -> None:
 def test_every_process_that_is_killed_comes_back_by_itself() -> None:
     with run_dev("--workers", "2", "--flushers", "2") as dev:
         first = dev.ready()
-        for name in ("gateway-1", "gateway-2", "flusher-1", "flusher-2", "valkey", "postgres"):
+        for name in ("gateway-1", "gateway-2", "flusher-1", "flusher-2", "ops-1", "valkey", "postgres"):
             before = dev.kill(name)
             wait_until(
                 lambda name=name, before=before: dev.ready()["processes"].get(name) not in (None, before),  # type: ignore[misc]

@@ -1,0 +1,156 @@
+"""
+Run the ops process in the foreground: health, metrics, live-ops API and console on the ops port.
+
+Its composition root: settings → stores → services → app → server, and the same backwards. A process of its own, so that
+nobody who watches can slow down anybody who plays; it holds nothing that is not elsewhere, so it may die at any line.
+Works under a supervisor (`python -m gateway.app.run_ops --worker 1`, see children.py) and, for a look at stores from
+another machine, without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from gateway.app.children import open_listeners
+from gateway.app.errors import ExitCode, find_command_error
+from gateway.app.experience_files import load_experiences
+from gateway.app.launch import raise_file_limit
+from gateway.app.ops_http import OpsServer, StoreHealth, make_health_routes
+from gateway.app.serve import require_server_urls
+from gateway.app.settings import Settings
+from gateway.app.settings_source import add_setting_flags, load_settings
+from gateway.app.supervised import Inheritance, StopRequest, inherit
+from gateway.app.version import get_version
+from gateway.liveops.access import Access
+from gateway.liveops.app import make_app
+from gateway.liveops.services import Services
+from gateway.telemetry.health import Readiness
+from gateway.telemetry.logs import get_logger, set_up_logs
+from gateway.telemetry.metrics import render_all
+from gateway.telemetry.node_report import NodeReport, judge_gateways, list_reports
+from persistence.analytics import Analytics
+from persistence.cold.store import ColdStore
+from persistence.errors import PersistenceError
+from persistence.hot.store import HotStore
+from persistence.operators import Operators
+from persistence.player_progress import PlayerProgress
+
+DATABASE_CONNECTIONS = 6
+REQUESTS_MAX = 512
+"""Requests and live feeds at once; past it 503, so that memory has a bound."""
+
+log = get_logger("ops")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--worker", type=int, default=1, metavar="I", help="its number, for logs")
+    add_setting_flags(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = load_settings(args).settings
+    require_server_urls(settings, "the ops process")
+    inheritance = inherit(f"ops-{args.worker}")
+    set_up_logs(settings.log_level, settings.log_format, inheritance.process)
+    raise_file_limit()
+    main = run_ops(settings, inheritance)
+    if sys.platform == "win32":
+        return asyncio.run(main)
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
+    """Serve operators until asked to stop. Returns the exit code."""
+    assert settings.redis_url is not None and settings.database_url is not None
+    stop = StopRequest()
+    stop.install(inheritance)
+    definitions = load_experiences(settings)
+    listener = inheritance.ops_socket or open_listeners(settings.ops_host, settings.ops_port, 1, "ops")[0]
+    reports_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    clock = time.monotonic
+
+    def list_all_reports() -> list[NodeReport]:
+        return list_reports(Path(reports_dir)) if reports_dir else []
+
+    def judge() -> Readiness:
+        return judge_gateways(list_all_reports(), settings.workers, clock())
+
+    async with AsyncExitStack() as stack:
+        hot = await HotStore.open(
+            settings.redis_url,
+            partitions=settings.redis_partitions,
+            flush_interval_s=settings.flush_interval_s,
+            session_expiry_s=settings.session_expiry_s,
+            progress_idle_s=settings.progress_idle_s,
+            pending_updates_max=settings.pending_updates_max,
+            pending_bytes_max=settings.pending_bytes_max,
+        )
+        stack.push_async_callback(hot.close)
+        cold = await ColdStore.open(settings.database_url, pool_max=DATABASE_CONNECTIONS)
+        stack.push_async_callback(cold.close)
+        analytics = await Analytics.open(settings.database_url)
+        stack.push_async_callback(analytics.close)
+        operators = Operators(cold)
+        services = Services(
+            hot=hot,
+            cold=cold,
+            analytics=analytics,
+            progress=PlayerProgress(hot, cold, caller="live-ops", definitions=definitions),
+            operators=operators,
+            access=Access(operators, clock),
+            redis_url=settings.redis_url,
+            database_url=settings.database_url,
+            definitions=definitions,
+            clock=clock,
+            judge=judge,
+            list_reports=list_all_reports,
+            is_production=inheritance.is_production,
+            version=get_version(),
+            setup_key=inheritance.setup_key,
+        )
+        stores = StoreHealth(hot.time_ms, cold.ping, clock)
+        app = make_app(services, make_health_routes(judge, stores, render_all))
+        server = OpsServer(app, listener, connections_max=REQUESTS_MAX)
+        await server.start()
+        stack.push_async_callback(server.stop)
+        ops_port = int(listener.getsockname()[1])
+        inheritance.report_ready(ops_port=ops_port, needs_setup=await _needs_setup(operators))
+        log.info("started", ops_port=ops_port)
+        await stop.requested.wait()
+    log.info("stopped")
+    return ExitCode.OK
+
+
+async def _needs_setup(operators: Operators) -> bool:
+    try:
+        return await operators.count() == 0
+    except PersistenceError as error:
+        log.warning("operators_not_counted", error=str(error))
+        return False
+
+
+def main() -> int:
+    """As a supervised process: what is wrong is one line in the log, and an exit code the supervisor understands."""
+    parser = argparse.ArgumentParser(prog="python -m gateway.app.run_ops", allow_abbrev=False)
+    add_arguments(parser)
+    try:
+        return run(parser.parse_args())
+    except Exception as error:
+        found = find_command_error(error)
+        if found is None:
+            raise
+        print(found, file=sys.stderr)
+        return int(found.exit_code)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""How values look in the API's JSON: times, pages, and what is accepted as an id."""
+
+from __future__ import annotations
+
+import base64
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+
+from gateway.liveops.errors import invalid
+
+LIMIT_MAX = 200
+CURSOR_CHARS_MAX = 1_000
+
+Limit = Annotated[int, Query(ge=1, le=LIMIT_MAX, description="items of a page")]
+Cursor = Annotated[str | None, Query(max_length=CURSOR_CHARS_MAX, description="next_cursor of the page before")]
+Experience = Annotated[str, Query(min_length=1, max_length=100)]
+UserId = Annotated[uuid.UUID, Path(description="the player: the `sub` of their tokens")]
+
+
+def iso(at: datetime | None) -> str | None:
+    """ISO 8601 in UTC with ms."""
+    if at is None:
+        return None
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03}Z"
+
+
+def iso_ms(at_ms: float | None) -> str | None:
+    if at_ms is None:
+        return None
+    return iso(datetime.fromtimestamp(at_ms / 1000, UTC))
+
+
+def make_cursor(*place: Any) -> str:
+    """Where the next page begins, opaque to who holds it."""
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
+    """The place in a cursor that `make_cursor` made of values of these kinds; None without one. Raises ApiError."""
+    if not cursor:
+        return None
+    try:
+        place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
+    except (ValueError, UnicodeError):
+        place = None
+    if (
+        not isinstance(place, list)
+        or len(place) != len(kinds)
+        or not all(isinstance(value, kind) for value, kind in zip(place, kinds, strict=True))
+    ):
+        raise invalid("cursor: is not one of ours", "begin without a cursor")
+    return place
+
+
+def parse_instant(name: str, text: str | None) -> datetime | None:
+    """Raises ApiError."""
+    if not text:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise invalid(f"{name}: is no ISO 8601 time", "such as 2026-11-22T10:00:00Z") from None
+    return at.replace(tzinfo=UTC) if at.tzinfo is None else at
