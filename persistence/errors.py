@@ -38,6 +38,13 @@ class ActionsWaiting(PersistenceError):
         super().__init__("too many actions on this progress wait to be saved")
 
 
+class UndoneAlready(PersistenceError):
+    """This action was taken back already, or is about to be."""
+
+    def __init__(self) -> None:
+        super().__init__("this action was taken back already")
+
+
 class StoreFull(PersistenceError):
     """Redis refuses writes because its memory is full; it heals when the flusher has drained it."""
 

@@ -358,6 +358,7 @@ class Bye(Frame):
     code: int
     name: str
     retry_after_ms: Annotated[int, Field(ge=0)] | None = None
+    message: str | None = None
 
 
 class Pong(Frame):
@@ -545,10 +546,12 @@ def drain(within_ms: int) -> dict[str, Any]:
     return {"t": "drain", "within_ms": within_ms}
 
 
-def bye(code: int, retry_after_ms: int | None = None) -> dict[str, Any]:
+def bye(code: int, retry_after_ms: int | None = None, message: str = "") -> dict[str, Any]:
     frame: dict[str, Any] = {"t": "bye", "code": int(code), "name": close_name(code)}
     if retry_after_ms is not None:
         frame["retry_after_ms"] = retry_after_ms
+    if message:
+        frame["message"] = message
     return frame
 
 

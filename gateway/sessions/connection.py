@@ -288,14 +288,14 @@ class Connection:
         self.node.tally.errors[int(code)] += 1
         self.send(frames.error(code, message, seq=seq, id=id, expected=expected, retry_after_ms=retry_after_ms))
 
-    def end(self, code: int, retry_after_ms: int | None = None) -> None:
+    def end(self, code: int, retry_after_ms: int | None = None, message: str = "") -> None:
         """Say goodbye with a code and close; the first code counts."""
         if self.phase is Phase.ENDED:
             return
         self.phase = Phase.ENDED
         self.node.tally.closes[int(code)] += 1
         if code != CLOSE_NORMAL:
-            self.send(frames.bye(code, retry_after_ms))
+            self.send(frames.bye(code, retry_after_ms, message))
             self.wire.close(code)
         else:
             self.wire.close(code, "left")

@@ -22,12 +22,16 @@ _RETRY_MS = (1_000, 5_000)
 
 
 class Goodbye(Exception):
-    """A connection ends with this code; raised where a flow finds that it cannot go on."""
+    """
+    A connection ends with this code; raised where a flow finds that it cannot go on. `message` is an operator's word to
+    the player.
+    """
 
-    def __init__(self, code: CloseCode, retry_after_ms: int | None = None) -> None:
+    def __init__(self, code: CloseCode, retry_after_ms: int | None = None, message: str = "") -> None:
         super().__init__(code.name)
         self.code = code
         self.retry_after_ms = retry_after_ms
+        self.message = message
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,7 @@ class Close:
     code: CloseCode
     retry_after_ms: int | None
     is_expected: bool
+    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ def close_of(error: BaseException) -> Close:
     """How a connection ends that `error` made impossible."""
     match error:
         case Goodbye():
-            return Close(error.code, error.retry_after_ms, True)
+            return Close(error.code, error.retry_after_ms, True, error.message)
         case TokenRefused():
             code = CloseCode.TOKEN_EXPIRED if error.is_expired else CloseCode.UNAUTHENTICATED
             return Close(code, None, True)

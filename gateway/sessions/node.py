@@ -23,6 +23,7 @@ from gateway.sessions.connection import Connection, Phase, Wire
 from gateway.sessions.content_rules import make_content_rules
 from gateway.sessions.drain import drain
 from gateway.sessions.expiry import ExpirySweeper
+from gateway.sessions.farewell import say_why_it_ended, take_close_notice
 from gateway.sessions.faults import Goodbye, close_of
 from gateway.sessions.gate import Gate
 from gateway.sessions.hydrator import Hydrator
@@ -33,11 +34,13 @@ from gateway.sessions.rules import SessionRules
 from gateway.sessions.timer_wheel import TICK_S, TimerWheel
 from gateway.sessions.tokens import Tokens
 from gateway.sessions.verdicts import take_full, take_outage, take_verdict
+from gateway.sessions.watch import Watch
 from gateway.telemetry.health import Health
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Tally
 from persistence.cold.store import ColdStore
-from persistence.hot.shapes import ErasedNotice, MissedNotices, PushNotice, SavedNotice
+from persistence.errors import PersistenceError
+from persistence.hot.shapes import CloseNotice, DrainNotice, ErasedNotice, MissedNotices, PushNotice, SavedNotice
 from persistence.hot.store import HotStore
 from persistence.leaderboards import Leaderboards
 from persistence.player_progress import PlayerProgress
@@ -102,6 +105,7 @@ class Node:
             definitions=definitions,
         )
         """Players' progress for whoever in this process is no player: what operators ask and do."""
+        self.watch = Watch(self)
         self.openings = Gate(OPENINGS_WIDTH)
         self.questions = Gate(QUESTIONS_WIDTH)
         self.cold_questions = Gate(COLD_QUESTIONS_WIDTH)
@@ -147,6 +151,7 @@ class Node:
             ("expiry", ExpirySweeper(self).run(self._stop)),
             ("actions", ActionSweeper(self).run(self._stop)),
             ("pulse", Pulse(self).run(self._stop)),
+            ("watch", self.watch.run(self._stop)),
         ]
         loop = asyncio.get_running_loop()
         self._services = [loop.create_task(service, name=name) for name, service in services]
@@ -155,6 +160,17 @@ class Node:
 
     async def drain(self, urgent: asyncio.Event) -> None:
         await drain(self, urgent)
+
+    async def drain_as_told(self, is_on: bool) -> None:
+        """An operator empties this node, or lets it take players again. It stays, and says so by /readyz."""
+        self.health.is_draining = self.is_draining = is_on
+        log.warning("drain_asked", is_on=is_on, connections=len(self.connections))
+        try:
+            await self.hot.note_drained(self.name, is_on)
+        except PersistenceError as error:
+            log.info("drain_not_noted", error=str(error))
+        if is_on:
+            await drain(self, asyncio.Event())
 
     async def stop(self) -> None:
         """End every service. Connections must be closed before; what was in flight to Redis is waited for, briefly."""
@@ -225,6 +241,12 @@ class Node:
         connection.check_window()
         self.start_flow(connection, recover(connection, reason), "recovery")
 
+    def start_farewell(self, connection: Connection) -> None:
+        """The session is over; who knows why says so."""
+        connection.phase = Phase.RECOVERING
+        connection.drop_queue()
+        self.start_flow(connection, say_why_it_ended(connection), "farewell")
+
     def start_leave(self, connection: Connection) -> None:
         connection.phase = Phase.LEAVING
         self.start_flow(connection, leave(connection), "leave")
@@ -247,7 +269,7 @@ class Node:
         close = close_of(error)
         if not close.is_expected:
             self.log_fault(connection, error)
-        connection.end(close.code, close.retry_after_ms)
+        connection.end(close.code, close.retry_after_ms, close.message)
 
     def log_fault(self, connection: Connection, error: BaseException) -> None:
         log.error("connection_fault", progress=connection.key.member, phase=connection.phase.name, exc_info=error)
@@ -300,6 +322,10 @@ class Node:
                             self.fail(connection, error)
                 elif isinstance(notice, MissedNotices):
                     self._start_task(pushes.look_again(self), "look for pushes")
+                elif isinstance(notice, CloseNotice):
+                    take_close_notice(self, notice)
+                elif isinstance(notice, DrainNotice):
+                    self._start_task(self.drain_as_told(notice.is_on), "drain")
                 elif isinstance(notice, ErasedNotice):
                     erased = self.players.get(notice.user_id)
                     if erased is not None:

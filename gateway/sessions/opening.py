@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gateway.sessions import pushes
 from gateway.sessions.connection import Connection, Phase
+from gateway.sessions.farewell import banned
 from gateway.sessions.faults import Goodbye, retry_after_ms
 from gateway.sessions.rules import OPEN_ATTEMPTS_MAX, OPEN_DEADLINE_S
 from gateway.sessions.session_entries import end_entry, start_entry
@@ -104,6 +105,7 @@ class _Opening:
             raise Goodbye(CloseCode.DRAINING, retry_after_ms())
         if node.is_full:
             raise Goodbye(CloseCode.OVERLOADED, retry_after_ms())
+        node.watch.refuse_in_maintenance()
         self._check_allowed(self.who.claims)
         session: HotSession | None = None
         is_seen = is_counted = False
@@ -140,6 +142,9 @@ class _Opening:
                 await self._load_device()
             elif outcome is Outcome.ERASED:
                 raise PlayerErased
+            elif outcome is Outcome.BANNED:
+                assert opened.ban is not None
+                raise banned(opened.ban, node.now_ms())
             elif outcome is Outcome.OK:
                 assert opened.progress is not None
                 self.own_session_id, self.own_number = request.session_id, opened.connection
@@ -296,6 +301,9 @@ class _Opening:
         )
         if cold is None:
             raise self.who.refusal
+        if cold.ban is not None:
+            # Redis does not know: it has forgotten. The watch brings all bans back; this player's is known now.
+            raise banned(cold.ban, self.node.now_ms())
         self.is_hydrated = True
 
     async def _load_device(self) -> None:

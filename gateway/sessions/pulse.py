@@ -66,6 +66,7 @@ class Pulse:
             if beats <= known:
                 log.warning("redis_forgot", beats=beats, known=known)
                 self._look_for_suspended()
+                self._node.watch.bring_bans_back()
         heard: dict[str, list[tuple[str, int]]] = {}
         for connection in node.players.values():
             if connection.heard_at >= self._heard_since:

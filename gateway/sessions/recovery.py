@@ -15,6 +15,7 @@ import random
 
 from gateway.sessions import pushes
 from gateway.sessions.connection import Connection, Phase
+from gateway.sessions.farewell import banned
 from gateway.sessions.faults import Goodbye
 from gateway.sessions.rules import OPEN_ATTEMPTS_MAX, RECOVER_DEADLINE_S
 from gateway.sessions.session_entries import start_entry
@@ -74,6 +75,8 @@ async def rebuild(connection: Connection) -> HotProgress:
         )
         if cold is None or cold.session_ended:
             raise Goodbye(CloseCode.SESSION_ENDED)
+        if cold.ban is not None:
+            raise banned(cold.ban, node.now_ms())
         async with node.openings.hold(is_live=True):
             opened = await node.hot.open_session(
                 OpenSession(
@@ -105,6 +108,9 @@ async def rebuild(connection: Connection) -> HotProgress:
             case Outcome.CHANGED:
                 # Another session holds the player, with a lower number: an old Redis came back. A hello sorts it out.
                 raise Goodbye(CloseCode.SESSION_ENDED)
+            case Outcome.BANNED:
+                assert opened.ban is not None
+                raise banned(opened.ban, node.now_ms())
             case Outcome.NO_DEVICE:
                 await node.hydrator.install_device(connection.key, connection.device, is_live=True)
             case _:

@@ -11,7 +11,7 @@ What the hot store found, turned into what a client is told. `VERDICTS` is the t
 | DIFFERENT_COPY | `resync` diverged |
 | BEHIND | after a hydrate: `resync` behind |
 | FENCED | close 4201 |
-| SESSION_ENDED | close 4007 |
+| SESSION_ENDED | close 4007, or what the operator said who ended it |
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _fenced(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -
 
 
 def _session_ended(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
-    connection.end(CloseCode.SESSION_ENDED)
+    connection.node.start_farewell(connection)
 
 
 VERDICTS: dict[Outcome, Callable[[Connection, UpdateGroup, GroupVerdict], None]] = {
@@ -168,4 +168,4 @@ VERDICTS: dict[Outcome, Callable[[Connection, UpdateGroup, GroupVerdict], None]]
 }
 
 # These are answers to other questions.
-assert set(Outcome) - set(VERDICTS) == {Outcome.CHANGED, Outcome.ACTIVE, Outcome.ERASED}
+assert set(Outcome) - set(VERDICTS) == {Outcome.CHANGED, Outcome.ACTIVE, Outcome.ERASED, Outcome.BANNED}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -136,8 +137,16 @@ class ActionIssuer:
             elif verdict.outcome is ActionOutcome.NO_DEVICE:
                 await self._hydrate.install_device(action.key, OPS_DEVICE)
             else:
+                if verdict.before is not None:
+                    await self._note_before(action, verdict)
                 return verdict
         raise StoreUnavailable("redis", "apply_action", "the copy goes away again and again")
+
+    async def _note_before(self, action: Action, verdict: ActionVerdict) -> None:
+        """Without it the action cannot be undone, and counts all the same."""
+        assert verdict.before is not None
+        with suppress(StoreUnavailable):
+            await self._journal.note_before(action.id, verdict.version, verdict.before)
 
     def _make(self, action: Action, durable: bool) -> HotAction:
         """
@@ -178,7 +187,16 @@ class ActionIssuer:
             lng,
         )
         return HotAction(
-            action.key, action.row_id, action.ops_seq, self._entry_ids.next(now_ms), body, ops, push, void, durable
+            action.key,
+            action.row_id,
+            action.ops_seq,
+            self._entry_ids.next(now_ms),
+            body,
+            ops,
+            push,
+            void,
+            durable,
+            expects=action.payload.get("expects", {}),
         )
 
 

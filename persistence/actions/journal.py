@@ -20,8 +20,10 @@ import asyncpg
 from persistence.actions.shapes import MESSAGE_CHARS_MAX, Action, ActionRequest, ActionState, InvalidAction, action_of
 from persistence.cold.queries import queries
 from persistence.cold.store import ColdStore
-from persistence.errors import ActionsWaiting, ProgressMissing
+from persistence.errors import ActionsWaiting, ProgressMissing, UndoneAlready
 from persistence.progress_key import ProgressKey
+
+UNIQUE_VIOLATION = "23505"
 
 WAITING_MAX = 1_000
 """Actions of one progress that may wait to be saved; past it the next is refused at once."""
@@ -54,8 +56,7 @@ class ActionJournal:
         row = await self._cold.call(
             "request_action",
             lambda c: _refused_as(
-                ActionsWaiting,
-                "WH001",
+                {"WH001": ActionsWaiting, UNIQUE_VIOLATION: UndoneAlready},
                 c.fetchrow(
                     self._sql["request_action"],
                     request.id,
@@ -90,16 +91,19 @@ class ActionJournal:
         payload = request.payload_json()
         row = await self._cold.call(
             "insert_action",
-            lambda c: c.fetchrow(
-                self._sql["insert_action"],
-                request.id,
-                user_id,
-                experience,
-                request.operator,
-                request.role,
-                request.action,
-                payload,
-                request.reason,
+            lambda c: _refused_as(
+                {UNIQUE_VIOLATION: UndoneAlready},
+                c.fetchrow(
+                    self._sql["insert_action"],
+                    request.id,
+                    user_id,
+                    experience,
+                    request.operator,
+                    request.role,
+                    request.action,
+                    payload,
+                    request.reason,
+                ),
             ),
         )
         action = await self.find(request.id) if row is None else action_of(row)
@@ -135,6 +139,32 @@ class ActionJournal:
         }
         place = (rows[-1]["created_at"], str(rows[-1]["id"])) if len(rows) == limit else None
         return list(waiting.items()), place
+
+    async def note_before(self, action_id: str, version: int, fields: dict[str, str | None]) -> None:
+        """
+        What an action found when it was applied as `version`. Said again when it is applied again, to a copy that had
+        forgotten it.
+        """
+        await self._cold.call(
+            "note_before",
+            lambda c: c.execute(
+                self._sql["note_before"],
+                action_id,
+                json.dumps({"version": version, "fields": fields}, ensure_ascii=False),
+            ),
+        )
+
+    async def find_undo(self, action_id: str) -> Action | None:
+        """The action that took this one back, or is about to."""
+        row = await self._cold.call("find_undo", lambda c: c.fetchrow(self._sql["find_undo"], action_id))
+        return None if row is None else action_of(row)
+
+    async def list_unexecuted(self, older_than_s: float, limit: int) -> list[Action]:
+        """Actions that are no step of a progress and were asked for a while ago: their executor died."""
+        rows = await self._cold.call(
+            "list_unexecuted_actions", lambda c: c.fetch(self._sql["list_unexecuted_actions"], older_than_s, limit)
+        )
+        return [action_of(row) for row in rows]
 
     async def mark(
         self, action_id: str, state: ActionState, message: str | None = None, result: dict[str, Any] | None = None
@@ -181,10 +211,10 @@ class ActionJournal:
         return actions, (actions[-1].created_at, actions[-1].id) if len(actions) == limit else None
 
 
-async def _refused_as(error: type[Exception], sqlstate: str, call: Any) -> Any:
+async def _refused_as(errors: dict[str, type[Exception]], call: Any) -> Any:
     try:
         return await call
     except asyncpg.PostgresError as refused:
-        if refused.sqlstate == sqlstate:
+        if (error := errors.get(str(refused.sqlstate))) is not None:
             raise error from None
         raise

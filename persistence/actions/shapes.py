@@ -45,6 +45,8 @@ class ActionRequest:
     """
     Who wants what. `id` (a UUID) makes a request repeatable: the same id is the same action. `event` and `effects` as
     in an update of the protocol; `details` is what the action was asked for with, for those who read the audit log.
+    `expects`: fields of the hot copy and what each must hold (None: not be there) when it is applied, else it has no
+    effect. `undo_of`: the action that it takes back; one that has an effect can be taken back once.
     """
 
     id: str
@@ -55,6 +57,8 @@ class ActionRequest:
     event: Mapping[str, Any] | None = None
     effects: Sequence[Mapping[str, Any]] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    expects: Mapping[str, str | None] = field(default_factory=dict)
+    undo_of: str | None = None
 
     def check(self) -> None:
         """Raises InvalidAction for a request that can never be done."""
@@ -90,6 +94,11 @@ class ActionRequest:
                     parts.append('"effects":' + compiled.effects_json.decode())
                 if compiled.event is not None:
                     parts.append('"event":' + _event_json(compiled))
+            if self.expects:
+                # What fields hold was checked when it was accepted, and is longer than a value may be.
+                parts.append('"expects":' + json.dumps(dict(self.expects), ensure_ascii=False, separators=(",", ":")))
+            if self.undo_of is not None:
+                parts.append(f'"undo_of":"{uuid.UUID(self.undo_of)}"')
             for text in (self.operator, self.role, self.action, self.reason):
                 canonical_json(text)
         except VoidUpdate as void:
@@ -118,6 +127,9 @@ class Action:
     result: dict[str, Any] | None
     created_at: datetime
     done_at: datetime | None
+    before: dict[str, Any] | None = None
+    """{"version", "fields"}: what the fields that it touches held when it was applied as that version."""
+    undo_of: str | None = None
 
     @property
     def key(self) -> ProgressKey:
@@ -163,6 +175,8 @@ def action_of(row: Any) -> Action:
         result=None if row["result"] is None else json.loads(row["result"]),
         created_at=row["created_at"],
         done_at=row["done_at"],
+        before=None if row["before"] is None else json.loads(row["before"]),
+        undo_of=None if row["undo_of"] is None else str(row["undo_of"]),
     )
 
 

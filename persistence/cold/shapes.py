@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from persistence.ban import Ban
 from persistence.progress_key import ProgressKey
 
 
@@ -15,6 +16,7 @@ class ColdProgress:
     `row_id` and `last_entry` are 32 hex digits; entry 0 of a progress has its row id. `device_seq` is the saved seq of
     the device that was asked for, 0 when Postgres never heard of it. `session_ended` answers for the session that was
     asked for. `erased_ms`: when an earlier player of this id was erased, 0 if never: older tokens do not count.
+    `ban`: the player may not play.
     """
 
     key: ProgressKey
@@ -27,6 +29,7 @@ class ColdProgress:
     device_seq: int
     session_ended: bool = False
     erased_ms: int = 0
+    ban: Ban | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 
+from persistence.ban import Ban
 from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS, open_pool
 from persistence.cold.queries import queries
 from persistence.cold.shapes import EVERYTHING, ColdProgress, HistoryFilter, HistoryPlace
@@ -244,6 +245,7 @@ def _cold_progress(key: ProgressKey, device: str, row: Any, *, session_ended: bo
         device_seq=row["device_seq"],
         session_ended=session_ended,
         erased_ms=row["erased_ms"],
+        ban=None if row["ban"] is None else Ban(*json.loads(row["ban"])),
     )
 
 

@@ -78,17 +78,25 @@ class Actions(HotClient):
                 *items,
             )
         )
+        expects: list[str | bool] = []
+        for name, value in action.expects.items():
+            expects += (name, False if value is None else value)
         reply = await self._run(
             "apply_action",
             [session, progress, pending, dirty, self._keys.pushes(key.user_id), self._keys.fence(key.user_id)],
-            [self._action_options, packed],
+            [self._action_options, packed, pack(expects)],
         )
         outcome = ActionOutcome(reply[0])
         if len(reply) < 6:
             return ActionVerdict(outcome, reply[1] if len(reply) > 1 else 0)
-        _, accepted, version, void_code, void_message, pushed = reply
+        _, accepted, version, void_code, void_message, pushed, *found = reply
         void = (void_code, void_message.decode()) if void_code else None
-        return ActionVerdict(outcome, accepted, version, void, pushed)
+        before = None
+        if found and void is None:
+            before = {
+                name: None if held is None else held.decode() for name, held in zip(fields.names, found[0], strict=True)
+            }
+        return ActionVerdict(outcome, accepted, version, void, pushed, before)
 
     # --- messages --------------------------------------------------------------------------------------------------
 

@@ -113,7 +113,7 @@ class Copies(HotClient):
                     quarantined = self._keys.quarantined(self._keys.partition(user_id))
                     await forget(keys=[progress, dirty, quarantined], args=[key.member], client=pipeline)
                     pipeline.zrem(active_players_key(experience), user_id)
-                pipeline.delete(self._keys.pushes(user_id))
+                pipeline.delete(self._keys.pushes(user_id), self._keys.ban(user_id), self._keys.farewell(user_id))
                 pipeline.publish(ERASED_CHANNEL, user_id)
                 await pipeline.execute()
 

@@ -58,6 +58,15 @@ def boards_key(experience: str) -> str:
 BOARD_S = 300
 """How long a board lives before it is filled again: what a lost write to it can cost at most."""
 
+MAINTENANCE_KEY = "wayhold:maintenance"
+"""string: the last word about maintenance, for a gateway that cannot ask Postgres."""
+
+
+def drained_key(node: str) -> str:
+    """string: this gateway has heard that it should send its players away ("1") or take them again ("0")."""
+    return f"wayhold:drained:{node}"
+
+
 FENCE_KEY = "players:fence"
 """
 zset: the lately erased, as `erased_name` calls them, by the time in ms before which a connection counts for nothing.
@@ -106,6 +115,14 @@ class HotKeys:
     def pushes(self, user_id: str) -> str:
         """list: messages for the player that the client may not have seen yet, the newest last."""
         return f"{{p{self.partition(user_id)}}}:player:{user_id}:pushes"
+
+    def ban(self, user_id: str) -> str:
+        """string: the last word about whether this player may play: when it was said, until when, what to tell."""
+        return f"{{p{self.partition(user_id)}}}:player:{user_id}:ban"
+
+    def farewell(self, user_id: str) -> str:
+        """string: why an operator ended a session of this player, for whoever missed the notice."""
+        return f"{{p{self.partition(user_id)}}}:player:{user_id}:farewell"
 
     def fence(self, user_id: str) -> str:
         """string: after an erase, the time in ms before which a read of Postgres must not be installed."""

@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from persistence.hot.actions import parse_push_notice
 from persistence.hot.client import HotClient, pack
+from persistence.hot.control import parse_control_notice
 from persistence.hot.keys import (
     ACTIVE_EXPERIENCES_KEY,
     ACTIVE_EXPERIENCES_MAX,
@@ -25,10 +26,17 @@ from persistence.hot.keys import (
     beats_key,
     notices_channel,
 )
-from persistence.hot.shapes import ErasedNotice, MissedNotices, PushNotice, SavedNotice
+from persistence.hot.shapes import (
+    CloseNotice,
+    DrainNotice,
+    ErasedNotice,
+    MissedNotices,
+    PushNotice,
+    SavedNotice,
+)
 from persistence.progress_key import ProgressKey
 
-Notice = SavedNotice | ErasedNotice | PushNotice | MissedNotices
+Notice = SavedNotice | ErasedNotice | PushNotice | MissedNotices | CloseNotice | DrainNotice
 NOTED_AT_ONCE = 1_000
 """Players in one call of the script, so that Redis is never held for long."""
 
@@ -141,6 +149,9 @@ class Presence(HotClient):
                         continue
                     if (push := parse_push_notice(message["data"])) is not None:
                         yield [push]
+                        continue
+                    if (control := parse_control_notice(message["data"])) is not None:
+                        yield [control]
                         continue
                     try:
                         notices: list[Notice] = [

@@ -37,6 +37,7 @@ NAMES = (
     "open_board",
     "fill_board",
     "note_scores",
+    "note_ban",
 )
 
 

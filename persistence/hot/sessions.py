@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from persistence.hot.client import HotClient, pack
+from persistence.hot.control import parse_ban
 from persistence.hot.copies import pairs, parse_progress
 from persistence.hot.shapes import EndSession, HotSession, OpenSession, Outcome, SessionEnd, SessionOpened
 
@@ -54,8 +55,12 @@ class Sessions(HotClient):
                 -1 if request.token_ms is None else request.token_ms,
             )
         )
-        reply = await self._line.run("open_session", self._keys.of_group(request.key), (packed,))
+        reply = await self._line.run(
+            "open_session", (*self._keys.of_group(request.key), self._keys.ban(request.key.user_id)), (packed,)
+        )
         outcome = Outcome(reply[0])
+        if outcome is Outcome.BANNED:
+            return SessionOpened(outcome, ban=parse_ban(reply[1]))
         if outcome is not Outcome.OK:
             there = _parse_session(request.key.user_id, pairs(reply[1])) if len(reply) > 1 else None
             return SessionOpened(outcome, session=there)

@@ -7,10 +7,11 @@ Every script outcome is a word here, so that the one place that turns outcomes i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NamedTuple, NewType
 
+from persistence.ban import Ban
 from persistence.hot.head import Head, find_head
 from persistence.progress_key import ProgressKey
 
@@ -65,6 +66,7 @@ class Outcome(IntEnum):
     CHANGED = 10  # the session is not the one that was looked at: look again
     ACTIVE = 11  # the session was used since it was looked at: it does not end
     ERASED = 12  # the token is from before the player was erased: close 4204
+    BANNED = 13  # the player may not play now: close 4203
 
 
 class GroupVerdict(NamedTuple):
@@ -167,6 +169,7 @@ class SessionOpened:
     push_offset: int = 0
     started_ms: int = 0
     session: HotSession | None = None
+    ban: Ban | None = None
 
 
 @dataclass(slots=True)
@@ -238,6 +241,8 @@ class HotAction:
     push: bytes
     void: tuple[int, str] | None = None
     durable: bool = False
+    expects: dict[str, str | None] = field(default_factory=dict)
+    """Fields of the copy and what they must hold (None: not be there), else it has no effect."""
 
 
 @dataclass(slots=True)
@@ -253,6 +258,8 @@ class ActionVerdict:
     void: tuple[int, str] | None = None
     push: int = 0
     """Its number among the session's messages; 0: the player is not there."""
+    before: dict[str, str | None] | None = None
+    """What the fields that it touches held, when this call has applied it."""
 
 
 @dataclass(slots=True)
@@ -289,6 +296,34 @@ class PushNotice:
     user_id: str
     session_id: str
     push: HotPush
+
+
+@dataclass(slots=True)
+class CloseNotice:
+    """
+    Published to the node that holds a player whom an operator sends away: the connection of this session closes with
+    this code, and the player is told why.
+    """
+
+    user_id: str
+    session_id: str
+    farewell: Farewell
+
+
+@dataclass(frozen=True, slots=True)
+class Farewell:
+    """Why an operator ended a session: the close code and what the player is told."""
+
+    code: int
+    message: str = ""
+    retry_after_ms: int | None = None
+
+
+@dataclass(slots=True)
+class DrainNotice:
+    """Published to a node that an operator empties (`is_on`), or lets take players again."""
+
+    is_on: bool
 
 
 @dataclass(slots=True)

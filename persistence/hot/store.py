@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from persistence.hot.actions import Actions
 from persistence.hot.boards import Boards
+from persistence.hot.control import Control
 from persistence.hot.copies import Copies
 from persistence.hot.flush_side import FlushSide
 from persistence.hot.playing import Playing
@@ -21,5 +22,5 @@ from persistence.hot.shapes import PendingTotals, Settlement, SettleOutcome, Sna
 __all__ = ["HotStore", "PendingTotals", "SettleOutcome", "Settlement", "Snapshot"]
 
 
-class HotStore(Playing, Actions, Sessions, Copies, FlushSide, Presence, Boards):
+class HotStore(Playing, Actions, Sessions, Copies, FlushSide, Presence, Boards, Control):
     """One Redis-compatible server. Safe for many tasks of one event loop."""

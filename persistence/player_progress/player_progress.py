@@ -182,8 +182,13 @@ class PlayerProgress(ProgressReader):
         operator: str | None = None,
         role: str | None = None,
         details: Mapping[str, Any] | None = None,
+        expects: Mapping[str, str | None] | None = None,
+        undo_of: str | None = None,
     ) -> ActionTicket:
-        """Any action on a progress: an event, effects, or both, as one step. See `edit_state`."""
+        """
+        Any action on a progress: an event, effects, or both, as one step. See `edit_state`; `expects` and `undo_of` as
+        in ActionRequest.
+        """
         key = progress_key(user_id, experience)
         request = ActionRequest(
             id=action_id or str(uuid.uuid4()),
@@ -194,6 +199,8 @@ class PlayerProgress(ProgressReader):
             event=self._keep(experience, event),
             effects=effects,
             details=details or {},
+            expects=expects or {},
+            undo_of=undo_of,
         )
         requested = await self.journal.request(key, request)
         if requested.state == "done":

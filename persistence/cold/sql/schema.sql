@@ -560,6 +560,9 @@ CREATE TABLE liveops_actions (
     result jsonb,
     created_at timestamptz NOT NULL DEFAULT now(),
     done_at timestamptz,
+    -- What the fields that it touches held when it was applied, and as which version: what an undo needs.
+    before jsonb,
+    undo_of uuid GENERATED ALWAYS AS ((payload ->> 'undo_of')::uuid) STORED,
     CONSTRAINT liveops_actions_state_known CHECK (state IN ('requested', 'done', 'refused')),
     CONSTRAINT liveops_actions_end_has_time CHECK ((state = 'requested') = (done_at IS NULL)),
     CONSTRAINT liveops_actions_progress_has_number CHECK ((experience_progress_id IS NULL) = (ops_seq IS NULL)),
@@ -577,6 +580,9 @@ CREATE INDEX idx_liveops_actions_requested ON liveops_actions (created_at, id) W
 CREATE INDEX idx_liveops_actions_user ON liveops_actions (user_id, created_at);
 -- Serves the audit log, newest first.
 CREATE INDEX idx_liveops_actions_created ON liveops_actions (created_at, id);
+-- Serves "was it taken back?", and keeps an action from being taken back twice.
+CREATE UNIQUE INDEX idx_liveops_actions_undo ON liveops_actions (undo_of)
+    WHERE undo_of IS NOT NULL AND state <> 'refused';
 
 -- Ask for an action on a progress: under the row lock of the progress it gets the next number of the stream `ops`. Asked
 -- again with the same id it is the same action. No row: there is no such progress. WH001: too many wait to be applied.
@@ -1000,3 +1006,33 @@ CREATE TABLE operator_log (
 CREATE INDEX idx_operator_log_at ON operator_log (at, id);
 -- Serves what was looked at of a player, and the end of a player.
 CREATE INDEX idx_operator_log_user ON operator_log (user_id, at);
+
+-- Who may not play: the last word about each player. Redis has a copy, for hellos while this is away.
+CREATE TABLE bans (
+    user_id uuid PRIMARY KEY REFERENCES users (id) ON DELETE CASCADE,
+    action_id uuid NOT NULL,
+    -- When it was asked for: an older word that comes late changes nothing.
+    asked_at timestamptz NOT NULL,
+    -- NULL: for ever.
+    until timestamptz,
+    message varchar(300) NOT NULL DEFAULT '',
+    reason varchar(1000) NOT NULL DEFAULT '',
+    operator varchar(200) NOT NULL,
+    lifted_at timestamptz,
+    lifted_by varchar(200),
+    CONSTRAINT bans_lifted_by_somebody CHECK ((lifted_at IS NULL) = (lifted_by IS NULL))
+);
+-- Serves the list of bans that hold, newest first, and bringing them back to a Redis that has forgotten.
+CREATE INDEX idx_bans_hold ON bans (asked_at, user_id) WHERE lifted_at IS NULL;
+
+-- Whether players are asked to wait, from when, and what they are told: the last word.
+CREATE TABLE maintenance (
+    is_only_row boolean PRIMARY KEY DEFAULT true,
+    is_on boolean NOT NULL,
+    starts_at timestamptz NOT NULL,
+    message varchar(300) NOT NULL DEFAULT '',
+    action_id uuid NOT NULL,
+    asked_at timestamptz NOT NULL,
+    operator varchar(200) NOT NULL,
+    CONSTRAINT maintenance_only_row CHECK (is_only_row)
+);

@@ -14,13 +14,17 @@ ARGV
   options   msgpack array: flush_interval_ms, state_fields_max, state_bytes_max, counter_max, pushes_max, pushes_ttl_s
   args      msgpack array, flat: user_id, experience, row_id, seq, entry_id, body, member, durable, push, void code, void
             message, fields; the names of so many fields that the operations touch; the operations (parts/apply_ops.lua)
+  expects   msgpack array, flat: names of fields and what each must hold (false: it must not be there), else the action
+            is void: an undo means nothing once the state has moved on
 RETURNS
-  {outcome, accepted, version, void code, void message, n}: outcome as persistence.hot.shapes.ActionOutcome; a void code
-  of 0: it has an effect; `n` is the number of the push, 0 without one. Only APPLIED has written.
+  {outcome, accepted, version, void code, void message, n, before}: outcome as persistence.hot.shapes.ActionOutcome; a
+  void code of 0: it has an effect; `n` is the number of the push, 0 without one; `before` is what the fields held, in
+  their order, for an action that was applied now. Only APPLIED has written.
 ]]
 local session, progress, pending, dirty, pushes, fence = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local options = cmsgpack.unpack(ARGV[1])
 local args = cmsgpack.unpack(ARGV[2])
+local expects = cmsgpack.unpack(ARGV[3])
 local flush_interval_ms, state_fields_max, state_bytes_max, counter_max = options[1], options[2], options[3], options[4]
 local pushes_max, pushes_ttl_s = options[5], options[6]
 local user_id, experience, row_id, seq, entry_id, body = args[1], args[2], args[3], args[4], args[5], args[6]
@@ -28,6 +32,7 @@ local member, durable, push, code, message, field_count = args[7], args[8], args
 
 local APPLIED, REPEATED, MISSING, OTHER_ROW, NO_DEVICE, EARLIER_MISSING, QUARANTINED, FENCED = 0, 1, 2, 3, 4, 5, 6, 7
 local DEVICE = 'ops'
+local MOVED_ON = 106
 local ENTRY_OVERHEAD_BYTES = 112
 local HEADER_ITEMS = 12
 -- Places 1 to 4 of `hot` are not the state's.
@@ -61,6 +66,16 @@ if there[3] and there[3] ~= '' then return {QUARANTINED, accepted} end
 
 local hot = call('HMGET', progress, 'holder', 'head', 'accepted:' .. DEVICE, 'saved:' .. DEVICE,
   unpack(args, HEADER_ITEMS + 1, HEADER_ITEMS + field_count))
+local found = {}
+for place = FIRST_PLACE, FIRST_PLACE - 1 + field_count do found[#found + 1] = hot[place] end
+if code == 0 then
+  for i = 1, #expects, 2 do
+    if call('HGET', progress, expects[i]) ~= expects[i + 1] then
+      code, message = MOVED_ON, 'the state has moved on: ' .. sub(expects[i], 3)
+      break
+    end
+  end
+end
 begin_fields(progress, hot, HEADER_ITEMS + 1 - FIRST_PLACE, FIRST_PLACE, FIRST_PLACE - 1 + field_count, fields, bytes)
 if code == 0 then code, message = apply_ops(HEADER_ITEMS + field_count + 1, #args + 1) end
 local writes = {'accepted:' .. DEVICE, format('%d', seq)}
@@ -95,4 +110,4 @@ if code == 0 and held[1] and held[2] == experience then
   local position = entry_id .. ' ' .. after .. ' ' .. format('%d', version)
   pushed = append_push(session, pushes, user_id, {held[1], held[4], held[5]}, position, push, pushes_max, pushes_ttl_s)
 end
-return {APPLIED, seq, version, code, message or '', pushed}
+return {APPLIED, seq, version, code, message or '', pushed, found}

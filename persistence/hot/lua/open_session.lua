@@ -9,16 +9,18 @@ KEYS
   pending   list   its entries that Postgres does not have yet
   dirty     zset   progress with pending entries, by the time it is due
   expiry    zset   players by the time their session expires
+  ban       string the last word about whether the player may play (note_ban.lua)
 ARGV
   request   msgpack array: user_id, experience, device, node, session_id, started_ms, claims, connection_min,
             seen_id, seen_connection, start_id, start_body, end_id, end_body, restore, expiry_ms, flush_interval_ms, member,
             token_ms (when the token was issued; -1 without one); an entry without an id is not appended;
             seen_connection -1: nobody has looked, the session is resumed if it is seen_id, and keeps its start
 RETURNS
+  {13, ban}: the player is banned; else
   {outcome, connection, HGETALL of progress, messages of this session so far, offset of the client's count of them,
   started_ms}; only OK carries more than the first, but for {CHANGED, HGETALL of session} when nobody has looked
 ]]
-local session, progress, pending, dirty, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local session, progress, pending, dirty, expiry, ban = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local request = cmsgpack.unpack(ARGV[1])
 local user_id, experience, device, node = request[1], request[2], request[3], request[4]
 local session_id, started_ms, claims, connection_min = request[5], request[6], request[7], request[8]
@@ -26,7 +28,7 @@ local seen_id, seen_connection = request[9], request[10]
 local start_id, start_body, end_id, end_body = request[11], request[12], request[13], request[14]
 local restore, expiry_ms, flush_interval_ms, member, token_ms = request[15], request[16], request[17], request[18], request[19]
 
-local OK, MISSING, FENCED, NO_DEVICE, CHANGED, ERASED = 0, 2, 5, 9, 10, 12
+local OK, MISSING, FENCED, NO_DEVICE, CHANGED, ERASED, BANNED = 0, 2, 5, 9, 10, 12, 13
 local ENTRY_OVERHEAD_BYTES = 112
 
 local time = redis.call('TIME')
@@ -36,6 +38,12 @@ local function integer(number)
   return string.format('%.0f', number)
 end
 -- include head
+
+local banned = redis.call('GET', ban)
+if banned then
+  local until_ms = tonumber(string.match(banned, '^%d+ (%-?%d+) '))
+  if until_ms == 0 or until_ms > now_ms then return {BANNED, banned} end
+end
 
 local held = redis.call('HMGET', session, 'id', 'connection', 'current_experience', 'session_start')
 local held_id, held_connection = held[1] or '', tonumber(held[2] or 0)

@@ -144,7 +144,7 @@ def test_answers_to_faults_hold_nothing_of_the_exception() -> None:
 
 
 def test_every_outcome_of_an_update_has_its_rule() -> None:
-    assert set(VERDICTS) | {Outcome.CHANGED, Outcome.ACTIVE, Outcome.ERASED} == set(Outcome)
+    assert set(VERDICTS) | {Outcome.CHANGED, Outcome.ACTIVE, Outcome.ERASED, Outcome.BANNED} == set(Outcome)
 
 
 def test_a_node_is_ready_when_nothing_speaks_against_it() -> None:

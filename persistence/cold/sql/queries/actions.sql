@@ -55,3 +55,24 @@ ORDER BY created_at DESC, id DESC LIMIT $4;
 -- name: list_actions
 -- The audit log, newest first.
 SELECT * FROM liveops_actions WHERE (created_at, id) < ($1, $2) ORDER BY created_at DESC, id DESC LIMIT $3;
+
+-- name: note_before
+-- What an action found when it was applied, for an undo. Once it is saved the word stays.
+UPDATE liveops_actions SET before = $2::jsonb
+WHERE id = $1 AND (state = 'requested' OR before IS NULL);
+
+-- name: find_undo
+-- Whether an action was taken back: by at most one that has not been refused.
+SELECT * FROM liveops_actions WHERE undo_of = $1 AND state <> 'refused';
+
+-- name: list_unexecuted_actions
+-- What is no step of a progress and was asked for a while ago: whoever was at it has died, or a store was away.
+SELECT * FROM liveops_actions
+WHERE state = 'requested' AND ops_seq IS NULL AND created_at < now() - make_interval(secs => $1)
+ORDER BY created_at, id LIMIT $2;
+
+-- name: forget_erased
+-- An erase is done: its row says that it was, and no longer of whom.
+UPDATE liveops_actions SET
+    state = 'done', payload = $2::jsonb, result = $3::jsonb, done_at = GREATEST(now(), created_at)
+WHERE id = $1 AND state = 'requested';

@@ -3,7 +3,10 @@
 -- an erase is refused for its age. `erased_ms` goes into the hot copy, where later hellos are compared with it.
 SELECT is_erased, id, version, last_entry, state, kinds, device_seq,
        COALESCE((SELECT floor(extract(epoch FROM LEAST(e.erased_at, timestamptz '9999-12-31')) * 1000)::bigint
-                 FROM erased_players e WHERE e.user_hash = $5), 0) AS erased_ms
+                 FROM erased_players e WHERE e.user_hash = $5), 0) AS erased_ms,
+       (SELECT json_build_array((extract(epoch FROM b.asked_at) * 1000000)::bigint,
+                                floor(extract(epoch FROM b.until) * 1000)::bigint, b.message)::text
+        FROM bans b WHERE b.user_id = $1 AND b.lifted_at IS NULL AND (b.until IS NULL OR b.until > now())) AS ban
 FROM open_progress($1, $2, $3, to_timestamp($4::float8) + interval '1 second', $5, $6);
 
 -- name: find_progress
@@ -13,7 +16,10 @@ SELECT p.id, p.version, p.last_entry, p.state::text AS state, p.kinds::text AS k
        COALESCE((SELECT d.last_seq FROM device_streams d WHERE d.experience_progress_id = p.id AND d.device_id = $3), 0) AS device_seq,
        COALESCE((SELECT s.ended_at IS NOT NULL FROM player_sessions s WHERE s.id = $4), false) AS session_ended,
        COALESCE((SELECT floor(extract(epoch FROM LEAST(e.erased_at, timestamptz '9999-12-31')) * 1000)::bigint
-                 FROM erased_players e WHERE e.user_hash = $5), 0) AS erased_ms
+                 FROM erased_players e WHERE e.user_hash = $5), 0) AS erased_ms,
+       (SELECT json_build_array((extract(epoch FROM b.asked_at) * 1000000)::bigint,
+                                floor(extract(epoch FROM b.until) * 1000)::bigint, b.message)::text
+        FROM bans b WHERE b.user_id = $1 AND b.lifted_at IS NULL AND (b.until IS NULL OR b.until > now())) AS ban
 FROM player_profiles f
 JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = $2
 WHERE f.user_id = $1;
