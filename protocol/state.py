@@ -132,35 +132,53 @@ def join_state(fields: Mapping[str, str | bytes]) -> tuple[str, str]:
     JSON alone cannot tell a set from a value that happens to be an array. `kinds` holds only what the default reading
     (array: set, object: group, number: counter, else value) would get wrong, so it is usually `{}`.
     """
+    return join_stored({field.encode(): _bytes(held) for field, held in fields.items()})
+
+
+def join_stored(stored: Mapping[bytes, bytes]) -> tuple[str, str]:
+    """
+    `join_state` of a hash as the hot store keeps it, in UTF-8: a name whose second letter is no colon is no part of the
+    state. A flush does this for each state it writes, and a state is mostly members: they stay bytes and are not looked
+    at one by one.
+
+    Raises:
+        ValueError: no op could have made this.
+    """
     kinds: dict[str, str] = {}
     texts: dict[str, str] = {}
     groups: dict[str, dict[str, str]] = {}
-    names = sorted(fields)
-    at, end = bisect_left(names, "m:"), bisect_left(names, "m;")
-    for field in names[:at] + names[end:]:
-        prefix, path = field[:2], field[2:]
-        if prefix == "v:" or prefix == "c:":
-            text = _text(fields[field]) if prefix == "v:" else millionths_text(int(fields[field]))
+    fields = sorted(stored)
+    at, end = bisect_left(fields, b"m:"), bisect_left(fields, b"m;")
+    for field in fields[:at] + fields[end:]:
+        prefix = field[:2]
+        if prefix == b"v:" or prefix == b"c:":
+            path = field[2:].decode()
+            text = stored[field].decode() if prefix == b"v:" else millionths_text(int(stored[field]))
             name, dot, key = path.partition(".")
             if dot:
                 groups.setdefault(name, {})[key] = text
-                if prefix == "v:" and text[0] in _READ_AS_COUNTER:
+                if prefix == b"v:" and text[0] in _READ_AS_COUNTER:
                     kinds[path] = "v"
             else:
                 texts[name] = text
-                if prefix == "v:" and text[0] in _READ_AS_OTHER_KIND:
+                if prefix == b"v:" and text[0] in _READ_AS_OTHER_KIND:
                     kinds[name] = "v"
-        elif prefix == "s:":
-            texts[path] = "[]"
-        elif prefix == "g:":
-            groups.setdefault(path, {})
-        else:
+        elif prefix == b"s:":
+            texts[field[2:].decode()] = "[]"
+        elif prefix == b"g:":
+            groups.setdefault(field[2:].decode(), {})
+        elif field[1:2] == b":":
             raise ValueRefused("a field that is no part of a state")
     for name, leaves in groups.items():
         texts[name] = "{" + ",".join([f"{quoted(key)}:{leaves[key]}" for key in sorted(leaves)]) + "}"
     while at < end:
-        name, stop = _end_of_set(names, at, end)
-        texts[name] = _members_json(names[at:stop], f"m:{name}.")
+        dot_at = fields[at].find(b".")
+        if dot_at < 0:
+            raise ValueRefused("a member that is in no set")
+        # "/" comes right after ".": everything before it starts as the first one does.
+        prefix = fields[at][: dot_at + 1]
+        stop = bisect_left(fields, prefix[:-1] + b"/", at, end)
+        texts[prefix[2:-1].decode()] = _members_json(fields[at:stop], prefix)
         at = stop
     return "{" + ",".join([f"{quoted(name)}:{texts[name]}" for name in sorted(texts)]) + "}", (
         _canonical_text(kinds) if kinds else "{}"
@@ -338,16 +356,20 @@ def _end_of_set(names: Sequence[str], at: int, end: int) -> tuple[str, int]:
     return first[2:dot], bisect_left(names, first[:dot] + "/", at, end)
 
 
-def _members_json(members: Sequence[str], prefix: str) -> str:
+# What `quoted` writes in another way.
+_ESCAPED: Final = bytes(range(32)) + b'"\\'
+
+
+def _members_json(members: Sequence[bytes], prefix: bytes) -> str:
     """
-    Sorted field names that start with `prefix`, as a JSON array of what follows it: all at once where nothing is to be
-    escaped, because a state is mostly this.
+    Sorted fields that start with `prefix`, as a JSON array of what follows it: all at once where nothing is to be
+    escaped, which is seen by what else there is than the quotes in between.
     """
-    joined = '","'.join(members)
     cut = len(prefix)
-    if joined.isprintable() and "\\" not in joined and joined.count('"') == 2 * len(members) - 2:
-        return '["' + joined[cut:].replace('","' + prefix, '","') + '"]'
-    return "[" + ",".join([quoted(member[cut:]) for member in members]) + "]"
+    joined = b'","'.join(members)
+    if len(joined) - len(joined.translate(None, _ESCAPED)) == 2 * len(members) - 2:
+        return '["' + joined[cut:].replace(b'","' + prefix, b'","').decode() + '"]'
+    return "[" + ",".join([quoted(member[cut:].decode()) for member in members]) + "]"
 
 
 def _kind_of(name: str, held: Any, said: object) -> Kind:
@@ -414,7 +436,12 @@ def _without_decimals(held: Any) -> Any:
     if kind is Decimal:
         return float(held)
     if kind is int:
-        return held if -(2**63) <= held < 2**63 else float(held)
+        if -(2**63) <= held < 2**63:
+            return held
+        try:
+            return float(held)
+        except OverflowError:
+            raise ValueRefused("a number that is beyond every float") from None
     if kind is list:
         return [_without_decimals(item) for item in held]
     if kind is dict:
@@ -426,8 +453,8 @@ def _field_bytes(field: str, stored: str | bytes) -> int:
     return len(field.encode()) + len(stored if isinstance(stored, bytes) else stored.encode())
 
 
-def _text(stored: str | bytes) -> str:
-    return stored if isinstance(stored, str) else stored.decode()
+def _bytes(stored: str | bytes) -> bytes:
+    return stored.encode() if isinstance(stored, str) else stored
 
 
 def _canonical_text(value: object) -> str:

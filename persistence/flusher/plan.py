@@ -9,6 +9,7 @@ about what to write, and proves nothing about the copy: see `Verdict`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum, auto
@@ -19,7 +20,7 @@ from persistence.progress_key import ProgressKey
 from protocol.entry import OPERATOR_EDIT, SessionBody, UpdateBody, decode_body
 from protocol.experience import ExperienceDefinition, completion_percentage
 from protocol.limits import COUNTER_SCALE, OPS_DEVICE
-from protocol.state import join_state
+from protocol.state import join_stored
 
 PLAYTIME_GAP_MAX_MS = 60_000
 """A pause longer than this between two updates is not played time, it is counted as this much."""
@@ -72,6 +73,29 @@ class Row:
     is_completed: bool = False
 
 
+class StoredFields(Mapping[str, bytes]):
+    """
+    The flat fields of a state, looked up in the hash that holds them: whoever asks for a few need not have hundreds
+    decoded. The hash's own names are no fields.
+    """
+
+    __slots__ = ("_stored",)
+
+    def __init__(self, stored: Mapping[bytes, bytes]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, field: str) -> bytes:
+        if field[1:2] != ":":
+            raise KeyError(field)
+        return self._stored[field.encode()]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.decode() for name in self._stored if name[1:2] == b":")
+
+    def __len__(self) -> int:
+        return sum(name[1:2] == b":" for name in self._stored)
+
+
 @dataclass(slots=True)
 class Copy:
     """A snapshot, taken apart."""
@@ -82,7 +106,10 @@ class Copy:
     version: int
     base_version: int
     base_id: str
-    fields: dict[str, bytes]
+    stored: Mapping[bytes, bytes]
+    """The hash in Redis, with the state as flat fields among its own."""
+    state_json: str
+    kinds_json: str
     entries: list[Entry]
     entries_bytes: int
     refusals: dict[int, str] = field(default_factory=dict)
@@ -118,7 +145,7 @@ class ProgressWrite:
     achievements: list[str]
     voids: list[str]
     actions: list[SavedAction]
-    fields: dict[str, bytes]
+    fields: StoredFields
     """The state as flat fields, at `version`."""
 
     @property
@@ -131,11 +158,9 @@ class ProgressWrite:
 
 
 def parse_snapshot(snapshot: Snapshot) -> Copy:
-    """Raises ValueError when an entry is not one that we wrote."""
+    """Raises ValueError when an entry is not one that we wrote, or the state one that no op could have made."""
     h, head = snapshot.hash, snapshot.head
-    of_state = [name for name in h if name[1:2] == b":"]
-    # One decode for all names: no text in a state holds a NUL, and one that did would not pair up below.
-    names = b"\0".join(of_state).decode().split("\0") if of_state else []
+    state_json, kinds_json = join_stored(h)
     entries = [parse_entry(raw) for raw in snapshot.entries]
     return Copy(
         key=snapshot.key,
@@ -144,7 +169,9 @@ def parse_snapshot(snapshot: Snapshot) -> Copy:
         version=head.version,
         base_version=head.base_version,
         base_id=h[b"base_id"].decode(),
-        fields=dict(zip(names, [h[name] for name in of_state], strict=True)),
+        stored=h,
+        state_json=state_json,
+        kinds_json=kinds_json,
         entries=entries,
         entries_bytes=sum(entry.size for entry in entries),
         refusals={
@@ -182,6 +209,7 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
     """
     streams: dict[str, int] = {}
     voids: list[str] = []
+    fields = StoredFields(copy.stored)
     write = ProgressWrite(
         key=copy.key,
         copy=copy.copy,
@@ -191,7 +219,7 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
         state_json="",
         kinds_json="",
         current_location=None,
-        distance_micrometers=int(copy.fields.get("c:distance_meters", b"0")) * (1_000_000 // COUNTER_SCALE),
+        distance_micrometers=int(copy.stored.get(b"c:distance_meters", b"0")) * (1_000_000 // COUNTER_SCALE),
         playtime_ms=0,
         last_update_at=None,
         first_at=None,
@@ -206,7 +234,7 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
         achievements=[],
         voids=voids,
         actions=[],
-        fields=copy.fields,
+        fields=fields,
     )
     last_ms = None if row.last_update_at is None else round(row.last_update_at.timestamp() * 1000)
     played_ms: list[int] = []
@@ -250,10 +278,10 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
     if write.events:
         write.last_update_at = None if last_ms is None else instant(last_ms)
     if copy.version > row.version:
-        write.state_json, write.kinds_json = join_state(copy.fields)
-        write.current_location = _location(copy.fields.get("v:current_location"))
+        write.state_json, write.kinds_json = copy.state_json, copy.kinds_json
+        write.current_location = _location(copy.stored.get(b"v:current_location"))
         if definition is not None and definition.completion is not None:
-            write.completion = completion_percentage(definition, copy.fields)
+            write.completion = completion_percentage(definition, fields)
             write.is_complete_by_state = write.completion >= 100.0 and not row.is_completed
     return write
 

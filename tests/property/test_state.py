@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from protocol.effects import compile_update
 from protocol.errors import VoidUpdate
-from protocol.state import apply_ops, document, join_state, split_state, state_size
+from protocol.state import apply_ops, document, join_state, join_stored, split_state, state_size
 from protocol.values import ValueRefused
 from tests.property.made_values import anything, good_effects, good_events, names, paths, values
 
@@ -33,6 +34,20 @@ def test_a_state_comes_back_from_its_document(plan: list[Any]) -> None:
     state_json, kinds_json = join_state(fields)
     assert split_state(state_json, kinds_json) == fields
     assert json.loads(state_json) == document(fields)
+
+
+@given(updates)
+def test_a_stored_hash_is_joined_without_what_is_no_part_of_the_state(plan: list[Any]) -> None:
+    fields = state_after(plan)
+    stored = {name.encode(): held if isinstance(held, bytes) else held.encode() for name, held in fields.items()}
+    ours = {b"head": b"\xff\0", b"copy": b"c", b"accepted:device": b"1", b"saved:m:x.y": b"1"}
+    assert join_stored(stored | ours) == join_state(fields)
+
+
+@pytest.mark.parametrize("field", [b"m:no_dot", b"x:unknown", b"v:\xff", b"m:inventory.\xff", b"c:text"])
+def test_a_hash_that_no_op_could_have_made_is_refused(field: bytes) -> None:
+    with pytest.raises(ValueError):
+        join_stored({b"s:inventory": b"", field: b"no number"})
 
 
 @given(updates)
@@ -88,6 +103,7 @@ def test_no_path_is_ever_two_kinds(plan: list[Any]) -> None:
 @given(
     st.dictionaries(names | st.text(max_size=8), values | anything), st.dictionaries(paths, st.sampled_from("vcsgx"))
 )
+@example({"current_location": [10**400]}, {"current_location": "v"})  # once an OverflowError
 def test_any_document_is_a_state_or_refused(state: Any, kinds: dict[str, str]) -> None:
     """Somebody may have edited the row by hand: a clear refusal, never a wrong state."""
     try:
