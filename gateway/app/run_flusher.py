@@ -22,6 +22,8 @@ import socket
 import sys
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Any
 
 import asyncpg
 
@@ -33,8 +35,10 @@ from gateway.app.serve import require_server_urls
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
 from gateway.app.supervised import Inheritance, StopRequest, inherit
+from gateway.telemetry.health import Readiness
 from gateway.telemetry.logs import set_up_logs
 from gateway.telemetry.metrics import Publisher, Tally
+from gateway.telemetry.node_report import keep_report
 from persistence.cold.connect import COMMAND_TIMEOUT_S, CONNECT_TIMEOUT_S, POSTGRES_ERRORS
 from persistence.cold.queries import queries
 from persistence.errors import PersistenceError
@@ -115,6 +119,13 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
                 _make_sweeper(settings.database_url, experiences, tally).run(stop.requested), name="remove old events"
             ),
         ]
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if directory:
+            report = keep_report(
+                *(Path(directory), inheritance.process, "", lambda: Readiness(True, []), lambda: _figures(tally)),
+                stop.requested,
+            )
+            side_tasks.append(asyncio.create_task(report, name="report"))
         inheritance.report_ready()
         log.info("started")
         try:
@@ -189,6 +200,19 @@ async def _watch_dead_letters(database_url: str, tally: Tally, stop: asyncio.Eve
                 connection.terminate()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), DEAD_LETTERS_LOOK_INTERVAL_S)
+
+
+def _figures(tally: Tally) -> dict[str, Any]:
+    """What the overview of live-ops shows of this flusher, and of what all flushers have to do."""
+    return {
+        "saved": tally.updates_saved,
+        "discards": tally.discards,
+        "flushes": tally.flush_duration.counts,
+        "pending_updates": tally.pending_updates,
+        "pending_bytes": tally.pending_bytes,
+        "oldest_pending_s": tally.oldest_pending_s,
+        "dead_letters": tally.dead_letters,
+    }
 
 
 def _count(tally: Tally, report: FlushReport) -> None:

@@ -125,6 +125,7 @@ async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: i
             tally.sessions = len(node.players)
             node.health.is_full = server.admission.is_nearly_full
 
+        node.viewing.read_figures = lambda: _figures(node)
         publisher = Publisher(tally, set_gauges)
         ended = asyncio.Event()
         side_tasks = [asyncio.create_task(publisher.run(ended), name="publish metrics")]
@@ -226,6 +227,8 @@ def _figures(node: Node) -> dict[str, Any]:
         "repeated": tally.updates_repeated,
         "resumes": tally.resumes,
         "resyncs": tally.resyncs,
+        "ack_waits": tally.ack_latency.counts,
+        "saved_waits": tally.saved_latency.counts,
         "errors": tally.errors.total(),
         "closes": {str(int(code)): count for code, count in tally.closes.items()},
         "lag_ms": round(node.health.lag_s * 1000, 1),

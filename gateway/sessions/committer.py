@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 
 from gateway.sessions.connection import Connection, Phase
+from gateway.sessions.latency import Latency
 from gateway.sessions.rules import OUTAGE_DEADLINE_S
 from persistence.errors import StoreFull, StoreUnavailable
 from persistence.hot.shapes import GroupVerdict, UpdateGroup
@@ -48,6 +49,7 @@ class Committer:
         on_full: Callable[[Connection, UpdateGroup], None],
         on_outage: Callable[[Connection], None],
         on_fault: Callable[[Connection, BaseException], None],
+        latency: Latency | None = None,
     ) -> None:
         self._hot = hot
         self._clock = clock
@@ -55,6 +57,7 @@ class Committer:
         self._on_full = on_full
         self._on_outage = on_outage
         self._on_fault = on_fault
+        self._latency = latency
         self._ready: deque[Connection] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._is_stopping = False
@@ -158,6 +161,9 @@ class Committer:
                 await self._isolate(connections, groups, error)
                 return
             self.failing_since = None
+            if self._latency is not None:
+                # The first in the call has waited longest.
+                self._latency.note_answer(connections[0], verdicts[0].accepted, self._clock())
             on_verdict = self._on_verdict
             for connection, group, verdict in zip(connections, groups, verdicts, strict=True):
                 connection.in_flight = 0

@@ -45,6 +45,8 @@ class Wire(Protocol):
 
     def schedule(self, due: float) -> None: ...
 
+    def find_rtt_ms(self) -> float: ...
+
 
 class Phase(IntEnum):
     """
@@ -105,6 +107,7 @@ class Connection:
         "number",
         "phase",
         "pings",
+        "place",
         "queries",
         "queue",
         "queue_bytes",
@@ -173,6 +176,7 @@ class Connection:
         self.looked_at = 0.0  # when it had last been heard as the store was last asked about it
         self.hello_due = now + node.rules.hello_timeout_s
         self.suspended_until = 0.0
+        self.place: tuple[float, float | None] | None = None  # lat, lng of the last event that had them
         wire.schedule(self.hello_due)
 
     def __repr__(self) -> str:

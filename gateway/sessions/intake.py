@@ -105,6 +105,8 @@ def make_hot_update(connection: Connection, update: Update, now_ms: int) -> HotU
             event.lat,
             event.lng,
         )
+        if event.lat is not None:
+            connection.place = (event.lat, event.lng)
     return _new_update(HotUpdate, (seq, node.entry_ids.next(now_ms), body, compiled.ops, None))
 
 

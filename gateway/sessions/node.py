@@ -27,6 +27,7 @@ from gateway.sessions.farewell import say_why_it_ended, take_close_notice
 from gateway.sessions.faults import Goodbye, close_of
 from gateway.sessions.gate import Gate
 from gateway.sessions.hydrator import Hydrator
+from gateway.sessions.latency import Latency
 from gateway.sessions.leaving import leave
 from gateway.sessions.pulse import Pulse
 from gateway.sessions.recovery import recover
@@ -34,6 +35,7 @@ from gateway.sessions.rules import SessionRules
 from gateway.sessions.timer_wheel import TICK_S, TimerWheel
 from gateway.sessions.tokens import Tokens
 from gateway.sessions.verdicts import take_full, take_outage, take_verdict
+from gateway.sessions.viewing import Viewing
 from gateway.sessions.watch import Watch
 from gateway.telemetry.health import Health
 from gateway.telemetry.logs import get_logger
@@ -109,6 +111,10 @@ class Node:
         self.openings = Gate(OPENINGS_WIDTH)
         self.questions = Gate(QUESTIONS_WIDTH)
         self.cold_questions = Gate(COLD_QUESTIONS_WIDTH)
+        self.latency = Latency(self.tally)
+        self.viewing = Viewing(self)
+        self.spectator: Viewing | None = None
+        """Told of every update while somebody watches events or a player; else None."""
         self.committer = Committer(
             hot,
             clock=self.clock,
@@ -116,6 +122,7 @@ class Node:
             on_full=take_full,
             on_outage=take_outage,
             on_fault=self.fail,
+            latency=self.latency,
         )
         self.connections: set[Connection] = set()
         self.players: dict[str, Connection] = {}  # by user id: those that were welcomed
@@ -152,6 +159,7 @@ class Node:
             ("actions", ActionSweeper(self).run(self._stop)),
             ("pulse", Pulse(self).run(self._stop)),
             ("watch", self.watch.run(self._stop)),
+            ("viewing", self.viewing.run(self._stop)),
         ]
         loop = asyncio.get_running_loop()
         self._services = [loop.create_task(service, name=name) for name, service in services]
@@ -221,6 +229,8 @@ class Node:
                 raise Goodbye(CloseCode.REPLACED)
             older.end(CloseCode.REPLACED)
         self.players[user_id] = connection
+        if self.spectator is not None:
+            self.spectator.note_welcomed(connection)
 
     def forget(self, connection: Connection) -> None:
         """A connection has ended."""
@@ -228,6 +238,9 @@ class Node:
         user_id = connection.key.user_id
         if self.players.get(user_id) is connection:
             del self.players[user_id]
+            if self.spectator is not None:
+                self.spectator.note_gone(connection)
+        self.latency.forget(connection)
         connection.drop_queue()
         connection.pings = []
         task, connection.task = connection.task, None
@@ -337,6 +350,7 @@ class Node:
         seq = notice.saved.get(connection.device)
         if seq is not None and connection.phase in (Phase.PLAYING, Phase.RECOVERING, Phase.LEAVING):
             connection.tell_saved(seq)
+            self.latency.note_saved(connection, seq, self.clock())
         waiter = connection.leave_saved
         # The version alone could be of another copy, made since by others.
         is_all_saved = (

@@ -40,6 +40,8 @@ def take_verdict(connection: Connection, group: UpdateGroup, verdict: GroupVerdi
         tally.updates_accepted += taken - void_count
         tally.updates_void += void_count
         tally.updates_repeated += repeated
+        if connection.node.spectator is not None and taken:
+            connection.node.spectator.note_updates(connection, group, verdict)
     if connection.phase is not _PLAYING:
         return
     if outcome is _OK:

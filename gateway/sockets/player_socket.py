@@ -20,6 +20,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import struct
+import sys
 from typing import TYPE_CHECKING, cast
 
 from websockets.frames import Frame, Opcode
@@ -40,6 +43,9 @@ try:
     from websockets.speedups import apply_mask
 except ImportError:  # a platform without the C extension
     apply_mask = apply_mask_in_python
+
+# `tcpi_rtt` of Linux's tcp_info: microseconds.
+_RTT_AT, _RTT = 68, struct.Struct("@I")
 
 if TYPE_CHECKING:
     from gateway.sockets.play_server import PlayServer
@@ -222,6 +228,17 @@ class PlayerSocket(asyncio.Protocol):
 
     def resume_reading(self) -> None:
         self._resume(_PAUSED_BY_SESSION)
+
+    def find_rtt_ms(self) -> float:
+        """What the kernel has measured of the way to the peer and back; -1 where it does not say."""
+        if sys.platform != "linux" or self._phase != _OPEN:
+            return -1.0
+        try:
+            info = self._transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
+            microseconds: int = _RTT.unpack_from(info, _RTT_AT)[0]
+        except (OSError, AttributeError, struct.error):
+            return -1.0  # not TCP: a Unix socket in a test
+        return round(microseconds / 1000, 1)
 
     def schedule(self, due: float) -> None:
         """Have `on_timer` called at `due` or a little later, unless it will be before."""

@@ -26,6 +26,11 @@ from typing import Any
 PUBLISH_INTERVAL_S = 1.0
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+WAITS = (
+    *(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75),
+    *(1.0, 1.5, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0),
+)
+"""What players wait for: fine enough that a percentile between two bounds means something."""
 UPDATES = (1.0, 5.0, 10.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 
 
@@ -64,6 +69,8 @@ class Tally:
     unknown_content: Counter[str] = field(default_factory=Counter)
     write_latency: Distribution = field(default_factory=lambda: Distribution(SECONDS))
     flush_duration: Distribution = field(default_factory=lambda: Distribution(SECONDS))
+    ack_latency: Distribution = field(default_factory=lambda: Distribution(WAITS))
+    saved_latency: Distribution = field(default_factory=lambda: Distribution(WAITS))
     flush_batch_updates: Distribution = field(default_factory=lambda: Distribution(UPDATES))
     connections: int | None = None
     sessions: int | None = None
@@ -147,6 +154,20 @@ METRICS: tuple[Metric, ...] = (
         "flush_duration",
         "Time of one flush, from snapshot to commit.",
         bounds=SECONDS,
+    ),
+    Metric(
+        "wayhold_ack_wait_seconds",
+        "histogram",
+        "ack_latency",
+        "Time from a frame of a player to its ack: of each call of the hot store the one that waited longest.",
+        bounds=WAITS,
+    ),
+    Metric(
+        "wayhold_saved_wait_seconds",
+        "histogram",
+        "saved_latency",
+        "Time from the ack of an update until its player is told that it is saved: samples.",
+        bounds=WAITS,
     ),
     Metric(
         "wayhold_flush_batch_updates",

@@ -18,9 +18,10 @@ from persistence.hot.playing import Playing
 from persistence.hot.presence import Presence
 from persistence.hot.sessions import Sessions
 from persistence.hot.shapes import PendingTotals, Settlement, SettleOutcome, Snapshot
+from persistence.hot.viewing import Viewing
 
 __all__ = ["HotStore", "PendingTotals", "SettleOutcome", "Settlement", "Snapshot"]
 
 
-class HotStore(Playing, Actions, Sessions, Copies, FlushSide, Presence, Boards, Control):
+class HotStore(Playing, Actions, Sessions, Copies, FlushSide, Presence, Boards, Control, Viewing):
     """One Redis-compatible server. Safe for many tasks of one event loop."""
