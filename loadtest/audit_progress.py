@@ -221,6 +221,16 @@ class ProgressAudit:
         if stored.current_location != (location if isinstance(location, str) else None):
             what = f"column current_location is {stored.current_location!r}, the state's is {location!r}"
             self._find("state_mismatches", "", 0, what)
+        missing = model.achievements - set(stored.achievements)
+        if missing:
+            self._find("state_mismatches", "", 0, f"the profile lacks the achievements {sorted(missing)}")
+        if len(stored.achievements) != len(set(stored.achievements)):
+            self._find("state_mismatches", "", 0, "the profile names an achievement twice")
+        if not stored.is_partly_seen:
+            self._check_columns(model)
+
+    def _check_columns(self, model: StateModel) -> None:
+        stored = self._stored
         if (stored.completed_at is not None) != model.is_completed:
             what = f"completed_at is {stored.completed_at}, but the player {_did(model.is_completed)} complete it"
             self._find("state_mismatches", "", 0, what)
@@ -229,11 +239,6 @@ class ProgressAudit:
                 f"completion is {stored.completion_percentage} %, but the player {_did(model.is_completed)} complete it"
             )
             self._find("state_mismatches", "", 0, what)
-        missing = model.achievements - set(stored.achievements)
-        if missing:
-            self._find("state_mismatches", "", 0, f"the profile lacks the achievements {sorted(missing)}")
-        if len(stored.achievements) != len(set(stored.achievements)):
-            self._find("state_mismatches", "", 0, "the profile names an achievement twice")
         drift = stored.total_distance_meters - stored.distance_of_all_experiences
         if abs(drift) > DISTANCE_TOLERANCE_M:
             what = (

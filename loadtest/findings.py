@@ -119,12 +119,20 @@ class AuditReport:
         if left_off > 0:
             lines.append(f"  … and {left_off} more")
         if not self.is_enough:
-            answered = self.accepted + self.void
-            lines.append(
-                f"  too little was answered: {answered} of {self.offered} offered, {self.accepted} of them accepted "
-                f"(at least {self.accepted_min:.0%} are needed)"
-            )
+            lines.append(f"  {self._too_little()}")
         return [*lines, self.last_line()]
+
+    def lines_of_verdict(self) -> list[str]:
+        """Why it is not ok, without the single findings; empty when it is."""
+        counted = [(kind, getattr(self, kind)) for kind in KINDS]
+        reasons = [f"{kind.replace('_', ' ')}: {count}" for kind, count in counted if count]
+        return reasons if self.is_enough else [*reasons, self._too_little()]
+
+    def _too_little(self) -> str:
+        return (
+            f"too little was answered: {self.accepted + self.void} of {self.offered} offered, {self.accepted} of them "
+            f"accepted (at least {self.accepted_min:.0%} are needed)"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return {

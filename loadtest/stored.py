@@ -110,6 +110,8 @@ class StoredProgress:
     rows: list[StoredRow] = field(default_factory=list)
     streams: dict[str, int] = field(default_factory=dict)
     dead_letters: dict[tuple[str, int], str] = field(default_factory=dict)
+    is_partly_seen: bool = False
+    """Through the player's own queries: completion, totals and dead letters are not shown there."""
 
 
 async def connect(database_url: str) -> asyncpg.Connection:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -88,10 +89,14 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def check_json_file(file: Path | None) -> None:
+def check_output_file(flag: str, file: Path | None) -> None:
     """A report that cannot be written is refused before the work, not after it. Raises TargetRefused."""
     if file is not None and (file.is_dir() or not os.access(file.parent, os.W_OK)):
-        raise TargetRefused(f"--json cannot be written: {file}")
+        raise TargetRefused(f"{flag} cannot be written: {file}")
+
+
+def check_json_file(file: Path | None) -> None:
+    check_output_file("--json", file)
 
 
 def find_data_dir(args: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Path:
@@ -181,6 +186,16 @@ def is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def check_answers(target: Target, timeout_s: float = 5.0) -> None:
+    """Raises TargetMissing when nothing listens at the gateway's address."""
+    parts = urlsplit(target.url)
+    port = parts.port or (443 if parts.scheme == "wss" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout_s).close()
+    except OSError as fault:
+        raise TargetMissing(f"nothing answers at {target.url}: {fault.strerror or fault}") from fault
 
 
 def _check_url(url: str) -> None:
