@@ -29,6 +29,7 @@ from gateway.sessions.verdicts import take_verdict
 from gateway.sockets.play_server import PlayServer, PlaySettings
 from gateway.sockets.player_socket import PlayerSocket
 from persistence.cold.shapes import ColdProgress
+from persistence.hot.known_fields import KnownFields
 from persistence.hot.shapes import GroupVerdict, OpenSession, Outcome, Settlement, UpdateGroup
 from persistence.hot.store import HotStore
 from persistence.progress_key import ProgressKey
@@ -353,4 +354,6 @@ def _update(seq: int) -> dict[str, Any]:
 
 
 def _group(connection: Connection, updates: list[Any]) -> UpdateGroup:
-    return UpdateGroup(connection.header, connection.told, updates)
+    if connection.known is None:
+        connection.known = KnownFields()
+    return UpdateGroup(connection.header, connection.told, updates, known=connection.known)

@@ -18,6 +18,7 @@ from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.latency import Latency
 from gateway.sessions.rules import OUTAGE_DEADLINE_S
 from persistence.errors import StoreFull, StoreUnavailable
+from persistence.hot.known_fields import KnownFields
 from persistence.hot.shapes import GroupVerdict, UpdateGroup
 from persistence.hot.store import HotStore
 
@@ -138,7 +139,10 @@ class Committer:
             connection.in_flight = count
             connection.looked_at = connection.heard_at
             connections.append(connection)
-            groups.append(_new_group(UpdateGroup, (connection.header, connection.told, updates, durable)))
+            known = connection.known
+            if known is None and updates:
+                known = connection.known = KnownFields()
+            groups.append(_new_group(UpdateGroup, (connection.header, connection.told, updates, durable, known)))
         return connections, groups
 
     async def _commit(self, connections: list[Connection], groups: list[UpdateGroup]) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from gateway.sessions.faults import retry_after_ms
 from gateway.sessions.rules import BAD_FRAMES_MAX, BAD_FRAMES_PERIOD_S, FRAMES_PER_S_MAX, QUEUE_BYTES_MAX
+from persistence.hot.known_fields import KnownFields
 from persistence.hot.shapes import GroupHeader, HotUpdate
 from persistence.progress_key import ProgressKey
 from protocol import frames
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from gateway.sessions.pushes import PushFeed
 
 CLOSE_NORMAL = 1000
+
+QUIET_S = 5.0
+"""What is known of a connection's fields is let go when it was silent for so long: most are, most of the time."""
 
 
 class Wire(Protocol):
@@ -99,6 +103,7 @@ class Connection:
         "is_paused",
         "is_ready",
         "key",
+        "known",
         "leave_saved",
         "leave_seq",
         "leave_version",
@@ -146,6 +151,7 @@ class Connection:
         # The stream, as far as this connection knows it.
         self.copy = ""
         self.header = NO_HEADER  # what the store knows it by: copy and connection number, packed
+        self.known: KnownFields | None = None  # what its updates left in the fields they touch; None after a silence
         self.version = 0  # the newest entry of the progress that this connection can account for
         self.feed: PushFeed | None = None  # messages for its player, once there was one
         self.told = 0  # the highest seq it was told is accepted
@@ -220,6 +226,8 @@ class Connection:
         if self.phase is Phase.PLAYING and self.heard_at > self.looked_at:
             # It speaks, but of nothing that the store was asked: its session must live on all the same.
             self.node.committer.enqueue(self)
+        if now - self.heard_at > QUIET_S:
+            self.known = None
         # Looked at often enough that what is remembered of a dead socket goes soon.
         return min(due, now + silence_s)
 
@@ -268,6 +276,7 @@ class Connection:
     def hold(self, copy: str) -> None:
         """From here on its updates are for this copy, under the number that it has."""
         self.copy = copy
+        self.known = None
         self.header = self.node.hot.make_header(self.key, self.session_id, self.number, copy, self.device)
 
     # ── for everybody ───────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,7 +7,7 @@ Not here: which updates go together (gateway.sessions.committer), what a verdict
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 import redis.asyncio as redis_asyncio
@@ -17,6 +17,8 @@ from persistence.hot.client import CALL_TIMEOUT_S, HotClient, HotRules, pack
 from persistence.hot.commit_line import CommitLine
 from persistence.hot.flat_ops import add_ops
 from persistence.hot.keys import HotKeys
+from persistence.hot.known_fields import UPDATES_MAX as LEARNED_UPDATES_MAX
+from persistence.hot.known_fields import Foreseen
 from persistence.hot.shapes import GroupHeader, GroupVerdict, HotUpdate, Outcome, UpdateGroup
 from persistence.progress_key import ProgressKey
 from protocol.limits import COUNTER_MAX, COUNTER_SCALE, STATE_BYTES_MAX, STATE_FIELDS_MAX
@@ -33,6 +35,7 @@ PENDING_DUE_UPDATES = 1_000
 # As apply_updates.lua has them.
 _HEADER_ITEMS = 11
 _STATIC_ITEMS = 6
+_MOVED = -14
 
 _OUTCOMES = tuple(Outcome)
 _OK = Outcome.OK
@@ -77,29 +80,68 @@ class Playing(HotClient):
 
     async def apply_updates(self, groups: Sequence[UpdateGroup]) -> list[GroupVerdict]:
         """
-        Take updates, all groups in one call; a verdict for each, in order.
+        Take updates, all groups in one call; a verdict for each, in order. Those for which something was foreseen that
+        is not so are asked about again, in a second call.
 
         Repeating a call is harmless. The caller keeps a call to at most 128 updates, 1,000 operations and 64 KiB, and
         one call in flight, so that Redis is never held for long.
         """
         if not groups:
             return []
+        verdicts = await self._apply(groups)
+        moved = [index for index, verdict in enumerate(verdicts) if verdict is None]
+        if moved:
+            # What it knew was forgotten, so nothing is foreseen this time.
+            again = await self._apply([groups[index] for index in moved])
+            for index, verdict in zip(moved, again, strict=True):
+                verdicts[index] = verdict
+        return cast(list[GroupVerdict], verdicts)
+
+    async def _apply(self, groups: Sequence[UpdateGroup]) -> list[GroupVerdict | None]:
+        """One call; None for a group that was not what was foreseen: nothing of it was done."""
         items = 0
         parts: list[bytes] = []
-        for header, told, updates, durable in groups:
-            names, listed = _list_items(updates)
-            count = _HEADER_ITEMS - _STATIC_ITEMS + len(names) + len(listed)
+        awaited: list[Foreseen | list[str] | None] = []
+        for header, told, updates, durable, known in groups:
+            flags = 1 if durable else 0
+            foreseen = known.foresee(updates) if known is not None and updates and known.version >= 0 else None
+            if foreseen is not None:
+                awaited.append(foreseen)
+                named, listed, _ = foreseen
+                field_count = -1 - named
+            else:
+                names, listed = _list_items(updates)
+                field_count = len(names)
+                listed = [*names, *listed]
+                if known is None or not updates or len(updates) > LEARNED_UPDATES_MAX:
+                    awaited.append(None)
+                else:
+                    counters = [name for name in names if name[0] == "c"]
+                    awaited.append(counters)
+                    if counters:
+                        flags += 2
+            count = _HEADER_ITEMS - _STATIC_ITEMS + len(listed)
             items += _STATIC_ITEMS + count
-            packed = pack((_STATIC_ITEMS + count, told, durable, len(updates), len(names), *names, *listed))
+            packed = pack((_STATIC_ITEMS + count, told, flags, len(updates), field_count, *listed))
             parts += (header, packed[1 if count < 16 else 3 if count < 65_536 else 5 :])
         args = b"".join((_pack_array_header(items), *parts))
         slot = groups[0].header
         numbers, notes = await self._commits.call(slot[2 : 2 + slot[1]], self._apply_options, args)
-        verdicts = []
+        verdicts: list[GroupVerdict | None] = []
         at = note = 0
-        for _, _, updates, _ in groups:
+        for (_, _, updates, _, known), hoped in zip(groups, awaited, strict=True):
             version = numbers[at]
             if version > 0:
+                if hoped is None:
+                    if known is not None and updates:
+                        known.forget()
+                elif type(hoped) is Foreseen:
+                    known.take(hoped.writes, version)  # type: ignore[union-attr]
+                else:
+                    told_count = len(hoped)
+                    counters_now = dict(zip(hoped, notes[note : note + told_count], strict=True))
+                    note += told_count
+                    known.learn(updates, counters_now, version)  # type: ignore[union-attr, arg-type]
                 verdicts.append(
                     _new_verdict(
                         GroupVerdict,
@@ -118,6 +160,11 @@ class Playing(HotClient):
                 continue
             found, accepted, version, saved, taken, repeated, void_count = numbers[at : at + 7]
             at += 7
+            if known is not None and updates:
+                known.forget()
+            if found == _MOVED:
+                verdicts.append(None)
+                continue
             voids = []
             for _ in range(void_count):
                 voids.append((notes[note], notes[note + 1], notes[note + 2].decode()))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NewType
 
 from persistence.ban import Ban
 from persistence.hot.head import Head, find_head
+from persistence.hot.known_fields import KnownFields
 from persistence.progress_key import ProgressKey
 
 VoidNote = tuple[int, int, str]
@@ -41,13 +42,15 @@ GroupHeader = NewType("GroupHeader", bytes)
 class UpdateGroup(NamedTuple):
     """
     Updates of one connection, in order; none at all is a heartbeat (the same comparisons, nothing written but
-    activity). `told` is the highest seq that the connection was told is accepted.
+    activity). `told` is the highest seq that the connection was told is accepted. `known` is what the connection knows
+    of its fields: read, and brought up to date by the answer.
     """
 
     header: GroupHeader
     told: int
     updates: Sequence[HotUpdate]
     durable: bool = False
+    known: KnownFields | None = None
 
 
 class Outcome(IntEnum):

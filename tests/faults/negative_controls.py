@@ -100,6 +100,12 @@ CONTROLS: tuple[Control, ...] = (
         (APPLY, "      if seq <= accepted then\n", "      if false then\n"),
     ),
     _control(
+        "version of what is foreseen",
+        "schedules_without_faults",
+        "state_mismatches",
+        (APPLY, "    if version ~= behind or seq ~= accepted", "    if seq ~= accepted"),
+    ),
+    _control(
         "void entries",
         "schedules_with_faults",
         "never_at_rest lost duplicated state_mismatches",

@@ -13,6 +13,7 @@ import pytest
 
 from persistence.cold.store import ColdStore
 from persistence.flusher.flusher import Flusher, FlushReport
+from persistence.hot.known_fields import KnownFields
 from persistence.hot.shapes import (
     EndSession,
     GroupVerdict,
@@ -47,6 +48,7 @@ class StorePlayer:
     copy: str = ""
     seq: int = 0
     told: int = 0
+    known: KnownFields = field(default_factory=KnownFields)
 
     async def hydrate(self) -> None:
         started_ms = await self.hot.time_ms()
@@ -80,6 +82,7 @@ class StorePlayer:
             return None
         self.connection, self.copy = opened.connection, opened.progress.copy
         self.told = opened.progress.accepted[self.device]
+        self.known = KnownFields()
         return opened.progress
 
     def session_entry(self, started_ms: int, ended_ms: int = 0, reason: str = "") -> SessionEntry:
@@ -119,7 +122,7 @@ class StorePlayer:
 
     def group(self, *updates: HotUpdate, durable: bool = False) -> UpdateGroup:
         header = self.hot.make_header(self.key, self.session_id, self.connection, self.copy, self.device)
-        return UpdateGroup(header, self.told, list(updates), durable)
+        return UpdateGroup(header, self.told, list(updates), durable, self.known)
 
     async def send(self, *updates: HotUpdate, durable: bool = False) -> GroupVerdict:
         verdict = (await self.hot.apply_updates([self.group(*updates, durable=durable)]))[0]

@@ -9,19 +9,26 @@ those of the group (parts/head.lua) nothing else has to be looked at; if not, th
 one. Key names come in that array, too: declaring them costs as much as reading a hash. In Cluster all groups of a
 call share the slot of the first.
 
+Where the gateway knows what a group will leave (persistence/hot/known_fields.py) it sends that instead of operations, and
+behind which version it is so: then no field of the state is read. Behind any other version nothing of it is done.
+
 KEYS
   slot      hash   the progress of the first group
 ARGV
   options   msgpack array: flush_interval_ms, expiry_ms, activity_ms, pending_updates_max, pending_bytes_max,
             pending_due_updates, state_fields_max, state_bytes_max, counter_max
   args      msgpack array, flat, for each group: progress, pending, holder, connection, the fields accepted and saved of
-            the device; how many items the group has, told, durable, updates, fields; the names of so many fields that
-            the operations touch; then for each update: seq, entry_id, body, how many items its operations have, and
-            these (parts/apply_ops.lua); a void one has -1, error code, message instead
+            the device; how many items the group has, told, flags (1: durable, 2: tell counters), updates, fields; the
+            names of so many fields that the operations touch; then for each update: seq, entry_id, body, how many items
+            its operations have, and these (parts/apply_ops.lua); a void one has -1, error code, message instead.
+            One that is foreseen has -1 - fields, and these are members to be put into sets that are there; then: behind
+            which version, the first seq, by how many bytes the values grow in the end and at most, how many items
+            follow, and these: field, value, …; then for each update: entry_id, body
 RETURNS
-  {numbers, voids}: for a group that was taken whole, without voids: version, saved; for any other: -1 - outcome
-  (persistence.hot.shapes.Outcome), accepted, version, saved, taken, repeated, voids; and flat: seq, code, message, …
-  Only OK, GAP and FULL may have written.
+  {numbers, notes}: for a group that was taken whole, without voids: version, saved; for any other: -1 - outcome
+  (persistence.hot.shapes.Outcome, and MOVED: this is not what was foreseen), accepted, version, saved, taken, repeated,
+  voids; and flat: of each void seq, code, message; of a group taken whole that wants to be told, each counter among its
+  fields. Only OK, GAP and FULL may have written.
 ]]
 local slot = KEYS[1]
 local options = cmsgpack.unpack(ARGV[1])
@@ -32,11 +39,13 @@ local state_fields_max, state_bytes_max, counter_max = options[7], options[8], o
 
 local OK, GAP, MISSING, DIFFERENT_COPY, BEHIND, FENCED, SESSION_ENDED = 0, 1, 2, 3, 4, 5, 6
 local FULL, QUARANTINED, NO_DEVICE = 7, 8, 9
+local MOVED = 13
+local DURABLE, TELL = 1, 2
 -- What an entry costs beyond its body: header, list node, allocator. Bounds are kept in these units.
 local ENTRY_OVERHEAD_BYTES = 112
 -- Flushes that fall due within the same quarter second share a transaction.
 local DUE_STEP_MS = 250
-local HEADER_ITEMS = 11
+local HEADER_ITEMS, FORESEEN_ITEMS = 11, 5
 -- Before it come holder, head, accepted and saved.
 local FIRST_PLACE = 5
 
@@ -50,7 +59,7 @@ local now = format('%d', now_ms)
 local due = format('%d', math.ceil((now_ms + flush_interval_ms) / DUE_STEP_MS) * DUE_STEP_MS)
 local header_end = ' ' .. now .. ' 0 '
 
-local numbers, voids, answered = {}, {}, 0
+local numbers, notes, answered = {}, {}, 0
 -- Used again for every group: what lies behind their end is of an earlier one.
 local writes, entries = {}, {}
 
@@ -62,8 +71,8 @@ local function answer(outcome, accepted, version, saved, taken, repeated, void_c
 end
 
 local function note_void(seq, code, message)
-  local n = #voids
-  voids[n + 1], voids[n + 2], voids[n + 3] = seq, code, message
+  local n = #notes
+  notes[n + 1], notes[n + 2], notes[n + 3] = seq, code, message
 end
 
 -- The other keys of a player and its members of indexes, from the name of its progress.
@@ -80,10 +89,11 @@ local function void_field(seq, accepted_field)
 end
 
 local function apply_group(at)
-  local progress, pending, holder, connection, accepted_field, saved_field, _, told, durable, update_count, field_count =
+  local progress, pending, holder, connection, accepted_field, saved_field, _, told, flags, update_count, field_count =
     unpack(args, at, at + HEADER_ITEMS - 1)
+  local named = field_count < 0 and -1 - field_count or field_count
   local hot = call('HMGET', progress, 'holder', 'head', accepted_field, saved_field,
-    unpack(args, at + HEADER_ITEMS, at + HEADER_ITEMS - 1 + field_count))
+    unpack(args, at + HEADER_ITEMS, at + HEADER_ITEMS - 1 + named))
   local version, base_version, offset, base_offset, fields, bytes, held_by, active_ms = 0, 0
   if hot[2] then version, base_version, offset, base_offset, fields, bytes, held_by, active_ms = unpack_head(HEAD, hot[2]) end
 
@@ -111,7 +121,36 @@ local function apply_group(at)
   local outcome, taken, repeated, void_count = OK, 0, 0, 0
   local first_version = version
   local n, removed = 0, nil
-  if update_count > 0 then
+  if field_count < 0 then
+    local i = at + HEADER_ITEMS + named
+    local behind, seq, growth, growth_max, items = unpack(args, i, i + FORESEEN_ITEMS - 1)
+    for member = 1, named do
+      if not hot[FIRST_PLACE - 1 + member] then
+        local name = args[at + HEADER_ITEMS - 1 + member]
+        writes[n + 1], writes[n + 2] = name, ''
+        n = n + 2
+        growth, growth_max = growth + #name, growth_max + #name
+      end
+    end
+    fields = fields + n / 2
+    if version ~= behind or seq ~= accepted + 1 or is_quarantined or version - base_version + update_count > pending_updates_max
+      or n > 0 and fields > state_fields_max or growth_max > 0 and bytes + growth_max > state_bytes_max then
+      return answer(MOVED, 0, 0, 0, 0, 0, 0)
+    end
+    i = i + FORESEEN_ITEMS
+    for item = 1, items do writes[n + item] = args[i + item - 1] end
+    n = n + items
+    i = i + items
+    for number = 1, update_count do
+      if offset - base_offset >= pending_bytes_max then return answer(MOVED, 0, 0, 0, 0, 0, 0) end
+      local body = args[i + 1]
+      version = version + 1
+      offset = offset + #body + ENTRY_OVERHEAD_BYTES
+      entries[number] = format('%d %s %d', version, args[i], offset) .. header_end .. body
+      i = i + 2
+    end
+    taken, accepted, bytes = update_count, accepted + update_count, bytes + growth
+  elseif update_count > 0 then
     begin_fields(progress, hot, at + HEADER_ITEMS - FIRST_PLACE, FIRST_PLACE, FIRST_PLACE - 1 + field_count, fields, bytes)
     local i = at + HEADER_ITEMS + field_count
     for _ = 1, update_count do
@@ -174,7 +213,7 @@ local function apply_group(at)
   if taken > 0 then
     call('RPUSH', pending, unpack(entries, 1, taken))
   end
-  if version > base_version and (durable or version - base_version >= pending_due_updates) and not is_quarantined then
+  if version > base_version and (flags % 2 == DURABLE or version - base_version >= pending_due_updates) and not is_quarantined then
     call('ZADD', index_of(progress, 'dirty'), 'LT', now, match(progress, ':player:([^:]+):') .. '/' .. match(progress, ':progress:(.*)$'))
   end
   if is_active then
@@ -186,6 +225,11 @@ local function apply_group(at)
   if taken > 0 and taken == update_count and void_count == 0 then
     numbers[answered + 1], numbers[answered + 2] = version, saved
     answered = answered + 2
+    if flags >= TELL then
+      for place = FIRST_PLACE, FIRST_PLACE - 1 + field_count do
+        if sub(args[at + HEADER_ITEMS - FIRST_PLACE + place], 1, 2) == 'c:' then notes[#notes + 1] = hot[place] or '' end
+      end
+    end
     return nil
   end
   return answer(outcome, accepted, version, saved, taken, repeated, void_count)
@@ -196,4 +240,4 @@ while at <= last do
   apply_group(at)
   at = at + args[at + 6]
 end
-return {numbers, voids}
+return {numbers, notes}

@@ -13,6 +13,7 @@ from gateway.sessions import committer as committer_module
 from gateway.sessions.committer import BYTES_MAX, SHARE_MAX, UPDATES_MAX, Committer
 from gateway.sessions.connection import Phase
 from persistence.errors import StoreFull, StoreUnavailable
+from persistence.hot.known_fields import KnownFields
 from persistence.hot.shapes import GroupHeader, GroupVerdict, HotUpdate, Outcome, UpdateGroup
 from persistence.progress_key import ProgressKey
 
@@ -27,6 +28,7 @@ class Player:
         self.queue: list[HotUpdate] = []
         self.queue_bytes = self.in_flight = 0
         self.heard_at = self.looked_at = 0.0
+        self.known: KnownFields | None = None
         self.is_durable = self.is_ready = False
         self.verdicts: list[GroupVerdict] = []
         self.faults: list[str] = []
