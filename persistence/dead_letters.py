@@ -8,7 +8,8 @@ then on counts in the rollups; one that is refused again stays where it was. Nob
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -72,6 +73,15 @@ class DeadLetters:
 
     async def __aexit__(self, *exc: object) -> None:
         self._connection.terminate()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Any]:
+        """For whoever writes more in the same transaction: the connection. What is done here in it is part of it."""
+        try:
+            async with self._connection.transaction():
+                yield self._connection
+        except POSTGRES_ERRORS as error:
+            raise StoreUnavailable("postgres", "dead_letters", error or type(error).__name__) from error
 
     async def list_newest(self, limit: int) -> list[DeadLetter]:
         letters = []

@@ -28,6 +28,7 @@ from gateway.app.settings_source import add_setting_flags, load_settings
 from gateway.app.supervised import Inheritance, StopRequest, inherit
 from gateway.app.version import get_version
 from gateway.liveops.access import Access
+from gateway.liveops.actions import LiveOpsActions
 from gateway.liveops.app import make_app
 from gateway.liveops.services import Services
 from gateway.telemetry.health import Readiness
@@ -117,6 +118,12 @@ async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
             version=get_version(),
             setup_key=inheritance.setup_key,
         )
+        actions = LiveOpsActions(hot, cold, settings.database_url, progress=services.progress)
+        services.extras["actions"] = actions
+        stack.push_async_callback(actions.close)
+        actions_end = asyncio.Event()
+        sweeping = asyncio.create_task(actions.run(actions_end), name="actions")
+        stack.push_async_callback(_end, sweeping, actions_end)
         stores = StoreHealth(hot.time_ms, cold.ping, clock)
         app = make_app(services, make_health_routes(judge, stores, render_all))
         server = OpsServer(app, listener, connections_max=REQUESTS_MAX)
@@ -128,6 +135,12 @@ async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
         await stop.requested.wait()
     log.info("stopped")
     return ExitCode.OK
+
+
+async def _end(task: asyncio.Task[None], ended: asyncio.Event) -> None:
+    ended.set()
+    await asyncio.wait({task}, timeout=2.0)
+    task.cancel()
 
 
 async def _needs_setup(operators: Operators) -> bool:

@@ -15,11 +15,12 @@ from starlette.routing import BaseRoute
 from gateway.liveops import console_files
 from gateway.liveops.errors import install_error_handlers
 from gateway.liveops.guards import Guards
-from gateway.liveops.routes import accounts
+from gateway.liveops.routes import accounts, actions
 from gateway.liveops.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
     accounts.router,
+    actions.router,
     console_files.router,
 )
 

@@ -30,3 +30,11 @@ DELETE FROM dead_letters WHERE id = $1;
 -- name: drop_dead_letters
 -- An operator let go of them. They stay as marks: the state contains what they did.
 UPDATE dead_letters SET dropped_at = now() WHERE id = ANY ($1::uuid[]) AND dropped_at IS NULL;
+
+-- name: find_dead_letter
+-- Whose it is, for the action that replays or drops it.
+SELECT f.user_id, p.experience_id
+FROM dead_letters l
+JOIN experience_progress p ON p.id = l.experience_progress_id
+JOIN player_profiles f ON f.id = p.player_id
+WHERE l.id = $1 AND l.dropped_at IS NULL;
