@@ -1,0 +1,492 @@
+"""What operators do reaches players, Postgres and the audit log, whole and once, whoever dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import asyncpg
+import pytest
+
+from gateway.liveops.actions import LiveOpsActions
+from gateway.liveops.actions.catalogue import ACTIONS, Target
+from gateway.liveops.errors import ApiError
+from persistence.actions.bans import Bans
+from persistence.operators import Operator, Role
+from persistence.player_progress import PlayerProgress
+from tests.integration.gateway_rig import EXPERIENCE, Bare, Rig, new_user, run_flusher, run_rig
+
+ANN = Operator("ann", Role.ADMIN)
+
+
+@pytest.fixture
+async def rig(redis_url: str, database_url: str) -> AsyncIterator[Rig]:
+    async with run_rig(redis_url, database_url) as running, run_flusher(redis_url, database_url):
+        yield running
+
+
+class Desk:
+    """An operator at the API, without HTTP."""
+
+    def __init__(self, rig: Rig, database_url: str, at_step: Callable[[str], None] = lambda step: None) -> None:
+        self.progress = PlayerProgress(rig.hot, rig.cold, caller="live-ops")
+        self.actions = LiveOpsActions(rig.hot, rig.cold, database_url, progress=self.progress, at_step=at_step)
+        self.database_url = database_url
+
+    async def act(
+        self, action: str, target: dict[str, Any], *, key: str | None = None, operator: Operator = ANN, **payload: Any
+    ) -> dict[str, Any]:
+        wanted = await self.actions.check(operator, action, target, payload, "because", key)
+        return await self.actions.submit(operator, wanted)
+
+    async def preview(self, action: str, target: dict[str, Any], **payload: Any) -> dict[str, Any]:
+        return await self.actions.preview(ANN, await self.actions.check(ANN, action, target, payload, "because"))
+
+    async def undo(self, action_id: str, key: str | None = None) -> dict[str, Any]:
+        return await self.actions.undo(ANN, action_id, "it was wrong", key)
+
+    async def rows(self) -> list[Any]:
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            found: list[Any] = await connection.fetch("SELECT * FROM liveops_actions ORDER BY created_at")
+            return found
+        finally:
+            await connection.close()
+
+    async def fetchval(self, sql: str, *args: Any) -> Any:
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            return await connection.fetchval(sql, *args)
+        finally:
+            await connection.close()
+
+
+@asynccontextmanager
+async def open_desk(rig: Rig, database_url: str, **more: Any) -> AsyncIterator[Desk]:
+    desk = Desk(rig, database_url, **more)
+    try:
+        yield desk
+    finally:
+        await desk.actions.close()
+        await desk.progress.close()
+
+
+@pytest.fixture
+async def desk(rig: Rig, database_url: str) -> AsyncIterator[Desk]:
+    async with open_desk(rig, database_url) as opened:
+        yield opened
+
+
+def whom(user_id: str) -> dict[str, Any]:
+    return {"player": user_id, "experience": EXPERIENCE}
+
+
+async def refused(awaited: Any) -> ApiError:
+    with pytest.raises(ApiError) as caught:
+        await awaited
+    error: ApiError = caught.value
+    return error
+
+
+async def bye(player: Bare) -> dict[str, Any]:
+    return await player.wait_for("bye")
+
+
+async def hello_is_refused(rig: Rig, user_id: str, **fields: Any) -> dict[str, Any]:
+    async with rig.bare() as bare:
+        from tests.integration.gateway_rig import hello_frame
+
+        await bare.send(hello_frame(user_id, **fields))
+        said = await bare.expect("bye")
+        assert await bare.close_code() == said["code"]
+        return said
+
+
+# ── the state of a player ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_grant_reaches_the_client_and_postgres_before_it_is_done_and_undo_takes_it(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1)
+        preview = await desk.preview("grant_item", whom(user_id), item="lamp")
+        assert preview["preview"]["after"] == {"inventory": ["lamp"]} and not await desk.rows()
+        granted = await desk.act("grant_item", whom(user_id), item="lamp")
+        assert granted["state"] == "done"
+        push = await player.wait_for("push")
+        assert push["data"]["effects"] == [{"op": "add", "path": "inventory", "value": "lamp"}]
+        state = await desk.fetchval("SELECT state::text FROM experience_progress")
+        assert json.loads(state)["inventory"] == ["lamp"]
+        undone = await desk.undo(granted["id"])
+        assert undone["state"] == "done" and undone["undo_of"] == granted["id"]
+        push = await player.wait_for("push")
+        assert push["data"]["effects"] == [{"op": "remove", "path": "inventory", "value": "lamp"}]
+        assert (await desk.actions.find(granted["id"]))["undone_by"] == undone["id"]
+        again = await refused(desk.undo(granted["id"]))
+        assert again.status == 409 and "taken back already" in again.message
+    assert len(await desk.rows()) == 2
+
+
+async def test_undo_takes_nothing_that_was_there_before(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1, effects=[{"op": "add", "path": "inventory", "value": "lamp"}])
+        granted = await desk.act("grant_item", whom(user_id), item="lamp")
+        error = await refused(desk.undo(granted["id"]))
+        assert error.code == "CANNOT_UNDO" and "changed nothing" in error.message
+
+
+async def test_undo_is_refused_when_the_player_has_moved_on(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1, effects=[{"op": "set", "path": "current_location", "value": "attic"}])
+        moved = await desk.act("move", whom(user_id), location="cellar")
+        await player.accept(2, effects=[{"op": "set", "path": "current_location", "value": "garden"}])
+        undone = await desk.undo(moved["id"])
+        assert undone["state"] == "refused" and "the state has moved on: current_location" in undone["message"]
+        await player.accept(3, effects=[{"op": "set", "path": "current_location", "value": "cellar"}])
+        # One that was refused does not stand in the way of another.
+        assert (await desk.undo(moved["id"]))["state"] == "done"
+    state = await desk.fetchval("SELECT state::text FROM experience_progress")
+    assert json.loads(state)["current_location"] == "attic"
+
+
+async def test_undo_of_a_count_keeps_what_was_counted_since(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        edited = await desk.act(
+            "edit_state",
+            whom(user_id),
+            effects=[
+                {"op": "incr", "path": "coins", "value": 100},
+                {"op": "set", "path": "flags.lit", "value": True},
+                {"op": "remove", "path": "inventory", "value": "rope"},
+            ],
+        )
+        await player.accept(1, effects=[{"op": "incr", "path": "coins", "value": 7}])
+        assert (await desk.undo(edited["id"]))["state"] == "done"
+    state = json.loads(await desk.fetchval("SELECT state::text FROM experience_progress"))
+    assert state["coins"] == 7 and state["flags"] == {}
+
+
+async def test_same_key_is_the_same_action_and_another_action_with_it_is_refused(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id):
+        effects = [{"op": "incr", "path": "coins", "value": 5}]
+        answers = await asyncio.gather(
+            *(desk.act("edit_state", whom(user_id), key="k1", effects=effects) for _ in range(5))
+        )
+        assert len({answer["id"] for answer in answers}) == 1
+        assert (await refused(desk.act("grant_item", whom(user_id), key="k1", item="lamp"))).code == "KEY_REUSED"
+        undone = [await desk.undo(answers[0]["id"], key="u1") for _ in range(2)]
+        assert undone[0]["id"] == undone[1]["id"]
+    assert [row["state"] for row in await desk.rows()] == ["done", "done"]
+    assert json.loads(await desk.fetchval("SELECT state::text FROM experience_progress"))["coins"] == 0
+
+
+async def test_profile_is_edited_and_put_back(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id):
+        first = await desk.act("edit_profile", {"player": user_id}, stats={"title": "guide", "hat": 3})
+        second = await desk.act("edit_profile", {"player": user_id}, stats={"title": "warden", "hat": None})
+        stats = json.loads(await desk.fetchval("SELECT stats::text FROM player_profiles"))
+        assert first["state"] == second["state"] == "done" and stats["title"] == "warden" and "hat" not in stats
+        late = await desk.undo(first["id"])
+        assert late["state"] == "refused" and "hat, title" in late["message"]
+        assert (await desk.undo(second["id"]))["state"] == "done"
+        stats = json.loads(await desk.fetchval("SELECT stats::text FROM player_profiles"))
+        assert (stats["title"], stats["hat"]) == ("guide", 3)
+    error = await refused(desk.act("edit_profile", {"player": user_id}, stats={"achievements": []}))
+    assert error.status == 422
+
+
+# ── sending players away ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_kick_closes_4202_with_the_message_and_a_retry_does_not_kick_who_came_back(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1)
+        kicked = await desk.act("kick", {"player": user_id}, key="k", message="be kind")
+        said = await bye(player)
+        assert (said["code"], said["message"]) == (4202, "be kind") and await player.close_code() == 4202
+        assert kicked["state"] == "done"
+    async with rig.player(user_id, made=1) as player:
+        assert (await desk.act("kick", {"player": user_id}, key="k", message="be kind"))["id"] == kicked["id"]
+        await player.accept(2)
+    await desk.act("force_flush", {"player": user_id})
+    reasons = await desk.fetchval("SELECT array_agg(end_reason) FROM player_sessions WHERE ended_at IS NOT NULL")
+    assert reasons == ["kicked"]
+    assert (await desk.act("kick", {"player": user_id}))["state"] == "done"
+    assert (await desk.act("kick", {"player": user_id}))["message"] == "the player is not there"
+
+
+async def test_kick_is_told_by_the_next_verdict_when_the_notice_is_lost(
+    rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sessions.node.take_close_notice", lambda node, notice: None)
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await desk.act("kick", {"player": user_id}, message="be kind")
+        await player.update(1)
+        said = await bye(player)
+        assert (said["code"], said["message"]) == (4202, "be kind")
+
+
+async def test_ended_session_lets_the_client_begin_another(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await desk.act("end_session", {"player": user_id})
+        assert (await bye(player))["code"] == 4007
+        resume = player.resume()
+    async with rig.player(user_id, resume=resume) as player:
+        assert player.welcome["resumed"] is False
+
+
+async def test_ban_closes_4203_and_holds_warm_cold_with_a_new_token_and_after_redis_forgot(
+    rig: Rig, desk: Desk
+) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1)
+        banned = await desk.act("ban", {"player": user_id}, for_s=3600, message="until the fair is over")
+        said = await bye(player)
+        assert await player.close_code() == 4203 and banned["state"] == "done"
+        assert said["message"] == "until the fair is over" and 3_500_000 < said["retry_after_ms"] <= 3_600_000
+        resume = player.resume()
+    for fields in ({}, {"device": "another phone"}, {"resume": resume}, {"experience": "elsewhere"}):
+        said = await hello_is_refused(rig, user_id, **fields)
+        assert (said["code"], said["message"]) == (4203, "until the fair is over"), fields
+    await rig.hot._client.flushall()
+    assert (await hello_is_refused(rig, user_id))["code"] == 4203
+    # Redis came back from before the ban: the copy is there, the ban is not, until the watch brings it back.
+    assert await rig.hot.find_ban(user_id) is None
+    await rig.node.watch._note_all_bans()
+    assert (await hello_is_refused(rig, user_id))["code"] == 4203
+    preview = await desk.preview("unban", {"player": user_id})
+    assert preview["preview"]["before"]["banned"] and not preview["warnings"]
+    lifted = await desk.act("unban", {"player": user_id})
+    assert lifted["state"] == "done"
+    async with rig.player(user_id, device="another phone"):
+        assert (await desk.act("unban", {"player": user_id}))["message"] == "the player is not banned"
+        assert (await desk.undo(lifted["id"]))["state"] == "done"
+    assert (await hello_is_refused(rig, user_id))["message"] == "until the fair is over"
+
+
+async def test_ban_holds_for_a_warm_player_while_postgres_is_away(rig: Rig, desk: Desk, database_url: str) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1)
+        await desk.act("ban", {"player": user_id})
+        await player.close_code()
+    await rig.cold.close()
+    assert (await hello_is_refused(rig, user_id))["code"] == 4203
+
+
+async def test_ban_is_over_when_its_time_is(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await desk.act("ban", {"player": user_id}, for_s=1)
+        await player.close_code()
+    async with asyncio.timeout(10):
+        while await rig.hot.find_ban(user_id) is not None:  # noqa: ASYNC110 - Redis' own clock ends it
+            await asyncio.sleep(0.05)
+    async with rig.player(user_id):
+        pass
+
+
+async def test_ban_that_was_left_halfway_does_not_come_after_the_unban_that_was_asked_for_later(
+    rig: Rig, desk: Desk, database_url: str
+) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        async with open_desk(rig, database_url, at_step=dies_at("row written")) as dying:
+            with suppress(Died):
+                await dying.act("ban", {"player": user_id})
+        assert (await desk.act("ban", {"player": user_id}))["state"] == "done"
+        await player.close_code()
+        assert (await desk.act("unban", {"player": user_id}))["state"] == "done"
+    assert await desk.actions.sweep(0) == 1
+    assert [row["state"] for row in await desk.rows()] == ["refused", "done", "done"]
+    async with rig.player(user_id):
+        pass
+
+
+# ── everybody ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_message_reaches_those_it_is_for_once(rig: Rig, desk: Desk) -> None:
+    async with rig.player() as one, rig.player() as other, rig.player(experience="elsewhere") as stranger:
+        sent = await desk.act("message", {"experience": EXPERIENCE}, text="the gate closes", key="m")
+        assert sent["result"] == {"players": 2}
+        assert (await desk.act("message", {"experience": EXPERIENCE}, text="the gate closes", key="m"))["id"] == sent["id"]
+        everybody = await desk.act("message", {"all": True}, text="good night")
+        assert everybody["result"] == {"players": 3}
+        for player in (one, other):
+            assert [(await player.wait_for("push"))["data"]["text"] for _ in "12"] == ["the gate closes", "good night"]
+        assert (await stranger.wait_for("push"))["data"] == {"text": "good night"}
+    error = await refused(desk.act("message", {"all": True}, text="x", operator=Operator("sue", Role.SUPPORT)))
+    assert error.status == 403
+    error = await refused(
+        desk.act("message", {"player": None, "all": True}, text="x", operator=Operator("sue", Role.SUPPORT))
+    )
+    assert error.status == 403
+
+
+async def test_maintenance_sends_everybody_away_refuses_hellos_and_ends(rig: Rig, desk: Desk) -> None:
+    async with rig.player() as player:
+        begun = await desk.act("maintenance", {}, on=True, message="back at nine")
+        assert begun["state"] == "done"
+        assert (await player.wait_for("push"))["data"]["text"] == "back at nine"
+        await rig.node.watch.look()
+        said = await bye(player)
+        assert (said["code"], said["message"]) == (4005, "back at nine") and said["retry_after_ms"] >= 20_000
+    assert (await hello_is_refused(rig, new_user()))["code"] == 4005
+    assert (await desk.undo(begun["id"]))["state"] == "done"
+    await rig.node.watch.look()
+    async with rig.player():
+        pass
+
+
+async def test_maintenance_begins_at_its_time(rig: Rig, desk: Desk) -> None:
+    await desk.act("maintenance", {}, on=True, at="2199-01-01T00:00:00Z", message="one day")
+    await rig.node.watch.look()
+    async with rig.player():
+        assert not rig.node.watch.is_maintenance
+
+
+async def test_drained_node_sends_its_players_on_and_takes_them_again(
+    rig: Rig, desk: Desk, redis_url: str, database_url: str
+) -> None:
+    async with run_rig(redis_url, database_url) as elsewhere, rig.player() as player:
+        drained = await desk.act("drain", {"node": rig.node.name})
+        assert drained["state"] == "done" and (await bye(player))["code"] == 4001
+        assert (await hello_is_refused(rig, new_user()))["code"] == 4001
+        assert not rig.node.health.judge().is_ready
+        async with elsewhere.player():
+            pass
+        assert (await desk.undo(drained["id"]))["state"] == "done"
+        async with rig.player():
+            pass
+    assert (await desk.act("drain", {"node": "nobody"}))["message"] == "no gateway of that name is there"
+
+
+# ── dying on the way ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Died(BaseException):
+    """The ops process was killed: nothing of ours may catch it."""
+
+
+def dies_at(step: str) -> Callable[[str], None]:
+    def die(at: str) -> None:
+        if at == step:
+            raise Died
+
+    return die
+
+
+@pytest.mark.parametrize(
+    ("action", "steps", "payload"),
+    [
+        ("message", ["row written", "begin", "page sent", "done", "marked"], {"text": "hello"}),
+        ("kick", ["row written", "begin", "farewell said", "done", "marked"], {}),
+        ("ban", ["row written", "ban written", "ban noted", "farewell said", "done", "marked"], {"for_s": 60}),
+        ("grant_item", ["row written", "issued"], {"item": "lamp"}),
+        ("edit_profile", ["row written", "begin", "done", "marked"], {"stats": {"hat": 1}}),
+        ("erase", ["row written", "begin", "erased", "done", "marked"], {}),
+        ("maintenance", ["row written", "maintenance written", "page sent", "done", "marked"], {"on": False}),
+    ],
+)
+async def test_action_whose_process_dies_at_any_step_is_finished_by_the_next_and_leaves_one_row(
+    rig: Rig, database_url: str, action: str, steps: list[str], payload: dict[str, Any]
+) -> None:
+    for step in steps:
+        user_id = new_user()
+        target = {} if ACTIONS[action].target is Target.NOBODY else {"player": user_id}
+        async with rig.player(user_id) as player, open_desk(rig, database_url) as desk:
+            await player.accept(1)
+            known = {row["id"] for row in await desk.rows()}
+            async with open_desk(rig, database_url, at_step=dies_at(step)) as dying:
+                with suppress(Died):
+                    await dying.act(action, target, key=step, **payload)
+                await asyncio.gather(*dying.actions._running.values(), return_exceptions=True)
+            await desk.actions.sweep(0)
+            # The operator's client asks again, as it does after a lost answer.
+            answer = await desk.act(action, target, key=step, **payload)
+            assert answer["state"] == "done", (step, answer)
+            new = [row for row in await desk.rows() if row["id"] not in known]
+            assert [(str(row["id"]), row["state"]) for row in new] == [(answer["id"], "done")], step
+            if action == "erase":
+                assert user_id not in new[0]["payload"] and new[0]["user_id"] is None
+            if action == "message":
+                await player.wait_for("push")
+                assert await rig.hot.push(user_id, answer["id"], b"") == 1, "told once"
+
+
+async def test_dead_letter_and_quarantine_that_are_not_there_are_refused_in_a_row(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id):
+        for action in ("replay_dead_letter", "drop_dead_letter"):
+            assert (await desk.act(action, {}, id=str(uuid.uuid4())))["message"] == "there is no such letter (any more)"
+        released = await desk.act("release_quarantine", whom(user_id))
+        assert released["message"] == "this progress is not in quarantine (any more)"
+    assert [row["state"] for row in await desk.rows()] == ["refused"] * 3
+
+
+# ── who may, and what is nonsense ───────────────────────────────────────────────────────────────────────────────────
+
+
+async def test_each_action_is_refused_to_everybody_below_its_role_and_leaves_no_row(rig: Rig, desk: Desk) -> None:
+    for kind in ACTIONS.values():
+        for role in Role:
+            if role < kind.role:
+                error = await refused(desk.actions.check(Operator("vic", role), kind.name, {}, {}, "because"))
+                assert (error.status, error.code) == (403, "FORBIDDEN"), (kind.name, role)
+    assert await desk.rows() == []
+
+
+async def test_nonsense_is_refused_with_what_to_do_and_leaves_no_row(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id):
+        for action, target, payload in [
+            ("fly", {}, {}),
+            ("grant_item", whom(user_id), {}),
+            ("grant_item", whom(user_id), {"item": "x" * 129}),
+            ("grant_item", whom(user_id), {"item": "lamp", "count": 2}),
+            ("grant_item", {"player": "me"}, {"item": "lamp"}),
+            ("grant_item", {"player": new_user()}, {"item": "lamp"}),
+            ("grant_item", {"player": user_id, "experience": "nowhere"}, {"item": "lamp"}),
+            ("grant_item", {"player": user_id, "experience": "../.."}, {"item": "lamp"}),
+            ("edit_state", whom(user_id), {"effects": [{"op": "fly", "path": "x"}]}),
+            ("set_flag", whom(user_id), {"flag": "x", "value": float("nan")}),
+            ("ban", {"player": user_id}, {"for_s": -1}),
+            ("ban", {"player": user_id}, {"for_s": True}),
+            ("ban", {"player": new_user()}, {}),
+            ("message", {}, {"text": "to whom?"}),
+            ("message", {"player": user_id, "all": True}, {"text": "both?"}),
+            ("message", {"player": user_id}, {"text": "\0"}),
+            ("maintenance", {}, {"on": "yes"}),
+            ("maintenance", {}, {"on": True, "at": "soon"}),
+            ("drain", {}, {}),
+        ]:
+            error = await refused(desk.act(action, target, **payload))
+            assert error.status in (404, 422) and error.message, (action, payload)
+        wanted = desk.actions.check(ANN, "kick", {"player": user_id}, {}, "  ")
+        assert (await refused(wanted)).status == 422
+    assert await desk.rows() == []
+
+
+async def test_bans_are_listed_newest_first_in_pages(rig: Rig, desk: Desk) -> None:
+    users = [new_user() for _ in range(3)]
+    for user_id in users:
+        async with rig.player(user_id):
+            await desk.act("ban", {"player": user_id})
+    bans = Bans(rig.cold)
+    page, place = await bans.list_page(2)
+    rest, end = await bans.list_page(2, place)
+    assert [ban.user_id for ban in page + rest] == users[::-1] and end is None
