@@ -20,7 +20,6 @@ from loadtest.percentiles import Histogram
 
 WIDE, NARROW = (1040, 250), (380, 230)
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 16, 26
-MARK_LABELS_MAX = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +125,12 @@ def _draw(
     for tick in scale.ticks:
         y = scale.y(tick)
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{width - _RIGHT}"/>')
-        parts.append(
-            f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{escape(show(tick))}</text>'
-        )
+        label = escape(show_tick_ms(tick) if show is show_ms else show(tick))
+        parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>')
     for tick_s in _time_ticks(from_s, to_s, 5 if width < 600 else 10):
         parts.append(
             f'<text class="tick" x="{x(tick_s):.1f}" y="{height - 8}" text-anchor="middle">{show_time(tick_s)}</text>'
         )
-    for mark in marks:
-        parts.append(_draw_mark(mark, x, from_s, to_s, height))
     base = scale.y(scale.low)
     below: list[float | None] = [scale.low] * len(at_s)
     for line, stack in zip(lines, stacks, strict=True):
@@ -143,6 +139,7 @@ def _draw(
             below = stack
         else:
             parts.append(_polyline(at_s, stack, x, scale.y, line.colour))
+    parts += [_draw_mark(mark, x, from_s, to_s, height) for mark in marks]
     parts.append(f'<path class="axis" d="M{_LEFT} {base:.1f}H{width - _RIGHT}"/>')
     parts.append('<path class="cursor" d="" visibility="hidden"/></svg>')
     return "".join(parts)
@@ -271,10 +268,9 @@ def _draw_bars(histogram: Histogram, colour: int, size: tuple[int, int]) -> str:
         parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{width - _RIGHT}"/>')
         parts.append(f'<text class="tick" x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{show_count(tick)}</text>')
     for power in range(math.ceil(low), math.floor(high) + 1):
-        label = show_ms(10.0**power / 1000)
-        parts.append(
-            f'<text class="tick" x="{x(10.0**power):.1f}" y="{height - 8}" text-anchor="middle">{label}</text>'
-        )
+        at, label = x(10.0**power), show_tick_ms(10.0**power / 1000)
+        anchor = "end" if at > width - _RIGHT - 20 else "middle"
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{height - 8}" text-anchor="{anchor}">{label}</text>')
     for number, count in enumerate(counts):
         if count:
             left, y = _LEFT + number * plot / bars, scale.y(count)
@@ -290,6 +286,13 @@ def _draw_bars(histogram: Histogram, colour: int, size: tuple[int, int]) -> str:
         parts.append(f'<text class="label" x="{at:.1f}" y="{_TOP - 4}" text-anchor="middle">{label}</text>')
     parts.append(f'<path class="axis" d="M{_LEFT} {height - _BOTTOM}H{width - _RIGHT}"/></svg>')
     return "".join(parts)
+
+
+def show_tick_ms(value_ms: float) -> str:
+    """Short: it stands beside an axis."""
+    if value_ms >= 60_000:
+        return f"{value_ms / 60_000:g} min"
+    return f"{value_ms / 1000:g} s" if value_ms >= 1000 else f"{value_ms:g} ms"
 
 
 def show_count(value: float) -> str:

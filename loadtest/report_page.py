@@ -27,7 +27,7 @@ h1{font-size:24px;margin:0 0 2px;line-height:1.25}h2{font-size:18px;margin:34px 
 .verdict ul{margin:6px 0 0;padding-left:20px}
 code,.line{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 .line{margin:6px 0 0;color:var(--dim)}
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(150px,1fr));gap:10px;margin:14px 0}
+.tiles{display:grid;grid-template-columns:repeat(4,1fr);gap:10px;margin:14px 0}
 .tile{background:var(--card);border:1px solid var(--edge);border-radius:10px;padding:9px 12px}
 .tile span{display:block;color:var(--dim);font-size:13px}.tile b{font-size:20px;font-weight:600}
 .tile small{display:block;color:var(--dim);font-size:12px}
