@@ -1,5 +1,5 @@
 """
-Faults on real processes: SIGKILL by name, and a Postgres that stands still.
+Faults on real processes: signals by name, and a Postgres that stands still.
 
 Promise: a frozen Postgres is always continued, whatever happens in between, and only processes that the running `dev`
 names in its ready.json (and their own children) are touched.
@@ -19,9 +19,10 @@ from loadtest.target import Target
 KILLABLE = ("gateway", "flusher", "valkey", "postgres")
 
 
-def kill_processes(target: Target, names: Iterable[str]) -> list[tuple[str, int]]:
+def kill_processes(target: Target, names: Iterable[str], how: signal.Signals = signal.SIGKILL) -> list[tuple[str, int]]:
     """
-    SIGKILL the processes of these names (`gateway` means every gateway); answers whom it hit, in that order.
+    SIGKILL the processes of these names (`gateway` means every gateway), or ask them to end with another signal;
+    answers whom it hit, in that order.
 
     Raises:
         TargetMissing: no `dev` is running.
@@ -32,7 +33,7 @@ def kill_processes(target: Target, names: Iterable[str]) -> list[tuple[str, int]
         for name, pid in sorted(processes.items()):
             if name == wanted or name.rpartition("-")[0] == wanted:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, how)
                     hit.append((name, pid))
     return hit
 

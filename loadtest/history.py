@@ -145,6 +145,15 @@ class PlayerHistory:
             for step in stream.steps[max(0, stream.accepted - stream.first_seq + 1) :]:
                 step.is_resent = True
 
+    def note_unmade(self, device: str, first_seq: int) -> None:
+        """A phone's power went before its journal was synced: what it made from here on never left it, and is gone."""
+        stream = self.streams.get(device)
+        if stream is None:
+            return
+        keep = max(0, first_seq - stream.first_seq)
+        self.offered -= max(0, len(stream.steps) - keep)
+        del stream.steps[keep:]
+
     def note_stream_reset(self, old_device: str, new_device: str, renumbered: dict[int, int]) -> None:
         """What the server does not have goes on under a new device, numbered anew, in the same order."""
         old = self.streams.setdefault(old_device, StreamHistory(old_device))
@@ -193,6 +202,10 @@ class HistoryWriter:
                 step.is_away,
             ]
         )
+
+    def add_unmade(self, player: int, device: str, first_seq: int) -> None:
+        """What was made from this number on never left the phone, and is gone; the numbers are used again."""
+        self._write(["unmade", player, device, first_seq])
 
     def add_accepted(self, player: int, device: str, seq: int, at_ms: float) -> None:
         self._write(["accepted", player, device, seq, at_ms])
@@ -279,6 +292,8 @@ def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
             history.note_saved(*rest)
         case "void":
             history.note_void(*rest)
+        case "unmade":
+            history.note_unmade(*rest)
         case "reset":
             old_device, new_device, renumbered = rest
             history.note_stream_reset(old_device, new_device, dict(renumbered))

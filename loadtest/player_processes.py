@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from loadtest.percentiles import Histogram, sum_histograms
 from loadtest.run_players import PlayersPlan
+from loadtest.tally import COUNTED, STATES
 from loadtest.target import TargetMissing
 from loadtest.told_process import ToldProcess
 
 PLAYERS_PER_PROCESS = 1500
-WORDS = ("ready", "settled", "left")
-COUNTED = ("made", "refused", "accepted", "saved", "voids", "connected", "resumes", "errors", "closes", "stopped")
+WORDS = ("ready", "played", "failed", "settled", "left")
+SUMMED = (*COUNTED, *STATES, "connected", "cpu_s", "rss_bytes")
 
 
 def split_players(players: int) -> int:
@@ -68,9 +71,26 @@ class PlayerProcesses:
             process.kill()
         await asyncio.gather(*(process.wait_end(10) for process in self._processes))
 
+    def find_failure(self) -> str | None:
+        """What is wrong with the scenario itself, if a process has said so."""
+        for process in self._processes:
+            failed = process.find_said("failed")
+            if failed is not None:
+                return str(failed["why"])
+        return None
+
     def sum_counts(self) -> dict[str, Any]:
-        """What all players did so far; latencies are of the process that fares worst."""
+        """What all players did so far."""
         counts = [process.counts for process in self._processes]
-        return {name: sum(one.get(name, 0) for one in counts) for name in COUNTED} | {
-            name: max((one.get(name, 0.0) for one in counts), default=0.0) for name in ("ack_p50_ms", "ack_p99_ms")
-        }
+        summed: dict[str, Any] = {name: sum(one.get(name, 0) for one in counts) for name in SUMMED}
+        for name in ("errors", "closes"):
+            by_code: Counter[int] = Counter()
+            for one in counts:
+                by_code.update({int(code): count for code, count in one.get(name, {}).items()})
+            summed[name] = dict(sorted(by_code.items()))
+        return summed
+
+    def sum_latency(self, name: str) -> Histogram:
+        """Of the last second: `ack`, `saved` or `late`."""
+        texts = [process.counts.get(f"{name}_hdr") for process in self._processes]
+        return sum_histograms(Histogram.decode(text) for text in texts if text)

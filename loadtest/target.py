@@ -49,6 +49,8 @@ class Target:
     token: str | None = field(default=None, repr=False)
     secret: bytes | None = field(default=None, repr=False)
     ready_file: Path | None = None
+    ops_url: str | None = None
+    ops_token: str | None = field(default=None, repr=False)
 
     def make_token(self, user_id: str, *, ttl_s: int = TOKEN_TTL_S) -> str:
         """A fresh token for this player, or the one that was given."""
@@ -141,6 +143,8 @@ def find_target(args: argparse.Namespace, environment: Mapping[str, str] = os.en
         token=args.token,
         secret=secret,
         ready_file=ready_file if ready is not None and is_dev else None,
+        ops_url=ready.get("ops_url") if is_dev and ready is not None else environment.get("WAYHOLD_OPS_URL"),
+        ops_token=environment.get("WAYHOLD_OPS_TOKEN"),
     )
 
 

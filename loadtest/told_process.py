@@ -57,6 +57,11 @@ class ToldProcess:
         except TimeoutError:
             return None
 
+    def find_said(self, word: str) -> dict[str, Any] | None:
+        """What the process said under this word; None if it has not."""
+        said = self._said[word]
+        return said.result() if said.done() else None
+
     def kill(self) -> None:
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

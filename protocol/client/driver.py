@@ -80,8 +80,7 @@ class ClientDriver:
         "_resets",
         "_run_task",
         "_side_tasks",
-        "_source_address",
-        "_stop_code",
+                "_stop_code",
         "_stop_reason",
         "_timer",
         "_timer_at_s",
@@ -91,6 +90,7 @@ class ClientDriver:
         "_wake",
         "_wall_clock_s",
         "resumes",
+        "source_address",
         "welcomes",
     )
 
@@ -118,7 +118,7 @@ class ClientDriver:
         self._codec: Codec = codec_named(codec)
         self._listener = listener
         self._connect_timeout_s = connect_timeout_s
-        self._source_address = source_address
+        self.source_address = source_address  # of the next connection
         self._machine = SessionMachine(
             journal,
             experience,
@@ -187,7 +187,7 @@ class ClientDriver:
             return None
         try:
             connection = await self._open_socket(
-                self._url, self._codec.subprotocol, self._connect_timeout_s, self._source_address
+                self._url, self._codec.subprotocol, self._connect_timeout_s, self.source_address
             )
         except (OSError, EOFError, ValueError, WebSocketException) as failed:
             log.debug("cannot connect to %s: %r", self._url, failed)

@@ -32,7 +32,7 @@ from protocol.client.client_socket import (
 from protocol.client.driver import ClientDriver
 from protocol.client.journal import Journal, JournalBroken, MemoryJournal
 from protocol.client.listener import PlayerListener
-from protocol.client.machine import measure_msgpack
+from protocol.client.machine import MachineState, measure_msgpack
 from protocol.client.sendable import check_sendable
 from protocol.client.token_source import TOKEN_WAIT_S, Token, find_token_life_s
 from protocol.client.waiting import AskAgain, SeqWaiters
@@ -163,6 +163,15 @@ class PlayerClient(ClientDriver):
         return self._machine.rtt_ms
 
     @property
+    def is_running(self) -> bool:
+        """It was started and has not come to rest: `start` would be refused."""
+        return self._run_task is not None and not self._run_task.done()
+
+    @property
+    def is_suspended(self) -> bool:
+        return self._machine.state is MachineState.SUSPENDED
+
+    @property
     def stop_code(self) -> int | None:
         """The close code that told this client to stay away; None if there was none."""
         return self._stop_code
@@ -173,7 +182,7 @@ class PlayerClient(ClientDriver):
         """
         Begin to connect, and return at once; `wait_connected` waits. Raises RuntimeError if it is running already.
         """
-        if self._run_task is not None and not self._run_task.done():
+        if self.is_running:
             raise RuntimeError("the client is running")
         self._loop = asyncio.get_running_loop()
         self._stop_code = self._stop_reason = None

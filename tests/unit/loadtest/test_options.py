@@ -68,7 +68,6 @@ def test_every_run_has_players_of_its_own_and_stories_that_repeat() -> None:
         "random_seed": 1,
         "history": "h",
         "is_crash_safe": False,
-        "habits": {},
     }
     first = PlayersPlan(run_id="5a1a4dd1-5813-52be-8dcd-e0954b5a449f", **facts)
     other = PlayersPlan(run_id="6a1a4dd1-5813-52be-8dcd-e0954b5a449f", **facts)

@@ -1,0 +1,1 @@
+"""The scenarios that come with Wayhold; each is also an example of how to write one."""

@@ -1,0 +1,110 @@
+"""
+What the players of one process did so far, and how long things took this second: the samples that a report is drawn
+from, one JSON line a second.
+
+Counts are since the start, histograms of the second that ended. `late` is how late this tool itself was: from when
+something was due to when it was done. Not here: adding processes up (series.py), drawing (report.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from loadtest.percentiles import Histogram
+
+STATES = ("playing", "suspended", "connecting", "offline", "stopped")
+COUNTED = (
+    "made",
+    "refused",
+    "accepted",
+    "saved",
+    "voids",
+    "resumes",
+    "welcomes",
+    "unmade",
+    "mishaps",
+    "watched",
+    "watch_failures",
+)
+
+
+@dataclass(slots=True)
+class Tally:
+    """Of one process."""
+
+    made: int = 0
+    refused: int = 0
+    accepted: int = 0
+    saved: int = 0
+    voids: int = 0
+    resumes: int = 0
+    welcomes: int = 0
+    unmade: int = 0  # lost with a phone's power before they were ever sent
+    mishaps: int = 0
+    watched: int = 0  # looks of operators at the live figures
+    watch_failures: int = 0
+    errors: dict[int, int] = field(default_factory=dict)
+    closes: dict[int, int] = field(default_factory=dict)
+    ack: Histogram = field(default_factory=Histogram)
+    save: Histogram = field(default_factory=Histogram)
+    late: Histogram = field(default_factory=Histogram)
+
+    def note_late_ms(self, late_ms: float) -> None:
+        self.late.record(late_ms * 1000)
+
+    def note_error(self, code: int) -> None:
+        self.errors[code] = self.errors.get(code, 0) + 1
+
+    def note_close(self, code: int) -> None:
+        self.closes[code] = self.closes.get(code, 0) + 1
+
+    def take_sample(self, at_ms: float, states: Iterable[str]) -> dict[str, Any]:
+        """One line of a samples file; begins the next second."""
+        players = dict.fromkeys(STATES, 0)
+        for state in states:
+            players[state] += 1
+        sample: dict[str, Any] = {"at_ms": round(at_ms, 1)}
+        sample |= {name: getattr(self, name) for name in COUNTED}
+        sample |= players
+        sample["connected"] = players["playing"] + players["suspended"]
+        sample["errors"] = dict(sorted(self.errors.items()))
+        sample["closes"] = dict(sorted(self.closes.items()))
+        for name, histogram in (("ack_hdr", self.ack), ("saved_hdr", self.save), ("late_hdr", self.late)):
+            sample[name] = histogram.encode()
+            histogram.clear()
+        sample["cpu_s"] = round(time.process_time(), 4)
+        sample["rss_bytes"] = find_rss_bytes()
+        return sample
+
+
+class SamplesWriter:
+    """Appends samples to `samples-<i>.jsonl`; a line is whole or absent."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def write(self, sample: dict[str, Any]) -> None:
+        os.write(self._file, json.dumps(sample, separators=(",", ":")).encode() + b"\n")
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def find_rss_bytes(pid: int | str = "self") -> int:
+    """Memory of a process that is in RAM now; of this one where others cannot be asked. 0 where nobody says."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        if pid != "self":
+            return 0
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
