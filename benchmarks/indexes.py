@@ -49,7 +49,7 @@ from persistence.progress_key import ProgressKey
 from protocol.effects import compile_update
 from protocol.entry import EntryIds, UpdateBody
 from protocol.experience_file import parse_experience
-from protocol.state import apply_ops, split_state
+from protocol.state import apply_ops, as_stored, join_stored, split_state
 
 EXPERIENCE = "wylding-woods"
 BASE = "base"
@@ -206,6 +206,8 @@ class Arm:
                 compiled.content_id, compiled.data_json, compiled.effects_json, 37.905696, -122.547701,
             )  # fmt: skip
             made.append(Entry(row["version"] + number + 1, self._ids.next(now_ms), 0, 300, b"", body))
+        stored = as_stored(fields)
+        state_json, kinds_json = join_stored(stored)
         return Copy(
             key=ProgressKey(str(row["user_id"]), EXPERIENCE),
             copy="bench",
@@ -213,7 +215,9 @@ class Arm:
             version=made[-1].version,
             base_version=row["version"],
             base_id=row["last_entry"].hex,
-            fields={name: value if isinstance(value, bytes) else value.encode() for name, value in fields.items()},
+            stored=stored,
+            state_json=state_json,
+            kinds_json=kinds_json,
             entries=made,
             entries_bytes=300 * entries,
         )

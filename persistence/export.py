@@ -21,7 +21,7 @@ import asyncpg
 from persistence.cold.connect import CONNECT_TIMEOUT_S, POSTGRES_ERRORS
 from persistence.cold.queries import queries
 from persistence.errors import PlayerUnknown, StoreUnavailable
-from persistence.flusher.plan import parse_snapshot
+from persistence.flusher.plan import StoredFields, parse_snapshot
 from persistence.hot.store import HotStore
 from persistence.progress_key import ProgressKey
 from protocol.entry import SessionBody, UpdateBody, decode_body
@@ -112,7 +112,7 @@ async def _redis(hot: HotStore, user_id: str, experiences: list[str]) -> AsyncGe
                 "version": copy.version,
                 "saved_version": copy.base_version,
                 **streams,
-                "state": document(copy.fields),
+                "state": document(StoredFields(copy.stored)),
                 "pending": [
                     {"version": entry.version, "void_code": entry.void_code or None, **_shown_body(entry.body)}
                     for entry in copy.entries

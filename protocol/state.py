@@ -132,7 +132,12 @@ def join_state(fields: Mapping[str, str | bytes]) -> tuple[str, str]:
     JSON alone cannot tell a set from a value that happens to be an array. `kinds` holds only what the default reading
     (array: set, object: group, number: counter, else value) would get wrong, so it is usually `{}`.
     """
-    return join_stored({field.encode(): _bytes(held) for field, held in fields.items()})
+    return join_stored(as_stored(fields))
+
+
+def as_stored(fields: Mapping[str, str | bytes]) -> dict[bytes, bytes]:
+    """Fields as the hot store keeps them: everything in UTF-8."""
+    return {name.encode(): held.encode() if isinstance(held, str) else held for name, held in fields.items()}
 
 
 def join_stored(stored: Mapping[bytes, bytes]) -> tuple[str, str]:
@@ -451,10 +456,6 @@ def _without_decimals(held: Any) -> Any:
 
 def _field_bytes(field: str, stored: str | bytes) -> int:
     return len(field.encode()) + len(stored if isinstance(stored, bytes) else stored.encode())
-
-
-def _bytes(stored: str | bytes) -> bytes:
-    return stored.encode() if isinstance(stored, str) else stored
 
 
 def _canonical_text(value: object) -> str:

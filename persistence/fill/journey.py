@@ -20,7 +20,7 @@ from persistence.progress_key import ProgressKey
 from protocol.effects import compile_update
 from protocol.entry import SessionBody, UpdateBody
 from protocol.experience import Privacy, round_location
-from protocol.state import apply_ops
+from protocol.state import apply_ops, as_stored, join_stored
 
 # Names that stand for what each player gets anew.
 DEVICES = ("device-0", "device-1")
@@ -117,6 +117,8 @@ def make_journey(world: World, story: list[StorySession]) -> Journey:
             )
         )
         sessions.append(JourneySession(device, told.started_ms, told.ended_ms, told.end_reason, 0, first, updates))
+    stored = as_stored(fields)
+    state_json, kinds_json = join_stored(stored)
     copy = Copy(
         key=ProgressKey(_NOBODY, experience_id),
         copy="",
@@ -124,7 +126,9 @@ def make_journey(world: World, story: list[StorySession]) -> Journey:
         version=len(entries),
         base_version=0,
         base_id=_NO_ROW,
-        fields={name: value if isinstance(value, bytes) else value.encode() for name, value in fields.items()},
+        stored=stored,
+        state_json=state_json,
+        kinds_json=kinds_json,
         entries=entries,
         entries_bytes=0,
     )
