@@ -15,13 +15,17 @@ import os
 import sys
 import time
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
+from gateway.app.analytics_for_api import answer_analytics
 from gateway.app.children import open_listeners
 from gateway.app.errors import ExitCode, find_command_error
 from gateway.app.experience_files import load_experiences
 from gateway.app.launch import raise_file_limit
+from gateway.app.local_token import keep_local_token
 from gateway.app.ops_http import OpsServer, StoreHealth, make_health_routes
+from gateway.app.ops_token import make_ops_token, remove_ops_token
 from gateway.app.serve import require_server_urls
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
@@ -30,6 +34,7 @@ from gateway.app.version import get_version
 from gateway.liveops.access import Access
 from gateway.liveops.actions import LiveOpsActions
 from gateway.liveops.app import make_app
+from gateway.liveops.live.hub import LiveHub
 from gateway.liveops.services import Services
 from gateway.telemetry.health import Readiness
 from gateway.telemetry.logs import get_logger, set_up_logs
@@ -101,17 +106,32 @@ async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
         analytics = await Analytics.open(settings.database_url)
         stack.push_async_callback(analytics.close)
         operators = Operators(cold)
+        local_token = ""
+        if inheritance.lifeline_fd is not None and not inheritance.is_production:
+            local_token = make_ops_token(settings.data_dir)
+            stack.callback(remove_ops_token, settings.data_dir, local_token)
+        stores = StoreHealth(hot.time_ms, cold.ping, clock)
+
+        async def ask_health() -> dict[str, str]:
+            await stores.refresh()
+            said = {"redis": stores.redis_error, "postgresql": stores.postgres_error}
+            return {name: "ok" if error is None else "error" for name, error in said.items()}
+
+        hub = LiveHub(hot, list_all_reports, clock=clock)
         services = Services(
             hot=hot,
             cold=cold,
             analytics=analytics,
             progress=PlayerProgress(hot, cold, caller="live-ops", definitions=definitions),
             operators=operators,
-            access=Access(operators, clock),
+            access=Access(operators, clock, local_token),
             redis_url=settings.redis_url,
             database_url=settings.database_url,
             definitions=definitions,
             clock=clock,
+            hub=hub,
+            ask_health=ask_health,
+            answer_analytics=partial(answer_analytics, analytics, definitions),
             judge=judge,
             list_reports=list_all_reports,
             is_production=inheritance.is_production,
@@ -124,7 +144,11 @@ async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
         actions_end = asyncio.Event()
         sweeping = asyncio.create_task(actions.run(actions_end), name="actions")
         stack.push_async_callback(_end, sweeping, actions_end)
-        stores = StoreHealth(hot.time_ms, cold.ping, clock)
+        hub.refresh = services.refresh_health
+        hub_end = asyncio.Event()
+        stack.push_async_callback(_end, asyncio.create_task(hub.run(hub_end), name="live"), hub_end)
+        if not inheritance.is_production and inheritance.lifeline_fd is not None:
+            await keep_local_token(operators, settings.data_dir)
         app = make_app(services, make_health_routes(judge, stores, render_all))
         server = OpsServer(app, listener, connections_max=REQUESTS_MAX)
         await server.start()

@@ -1,0 +1,48 @@
+"""
+Maintenance: tell everybody, then send them away and keep hellos out until it is off.
+
+  wayhold maintenance on --at 2026-12-01T03:00:00Z --message "Back at four." --reason "new version"
+  wayhold maintenance off --reason "done"
+  wayhold maintenance status
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime, timedelta
+
+from gateway.app.errors import ExitCode, SettingsError
+from gateway.app.operate.acting import act, add_action_flags
+from gateway.app.operate.api import open_api
+from gateway.app.operate.durations import seconds
+from gateway.app.operate.output import cell, is_table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("what", choices=["on", "off", "status"])
+    when = parser.add_mutually_exclusive_group()
+    when.add_argument("--at", metavar="TIME", help="from then on (ISO 8601); default: now")
+    when.add_argument("--in", dest="in_s", type=seconds, metavar="TIME", help="from then on: 10m, 2h")
+    parser.add_argument("--message", default="", metavar="TEXT", help="what players are told")
+    add_action_flags(parser)
+    for action in parser._actions:
+        if action.dest == "reason":
+            action.required = False
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.what == "status":
+        held = open_api(args).get("/api/v1/maintenance")
+        if not is_table(args):
+            print(json.dumps(held, ensure_ascii=False))
+        else:
+            print(f"on, from {cell(held['at'])}: {held['message']}" if held["on"] else "off")
+        return ExitCode.OK
+    if not args.reason:
+        raise SettingsError("--reason is missing", "say why, for who reads the audit log")
+    at = args.at
+    if args.in_s is not None:
+        at = (datetime.now(UTC) + timedelta(seconds=args.in_s)).isoformat(timespec="milliseconds")
+    is_on = args.what == "on"
+    return act(args, "maintenance", {}, {"on": is_on, "at": at if is_on else None, "message": args.message})
