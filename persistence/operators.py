@@ -101,11 +101,11 @@ class Operators:
     # ── accounts ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def count(self) -> int:
-        """Operators who are not disabled."""
+        """Operators who can sign in with a password."""
         return int(await self._ask("count_operators", "fetchval"))
 
     async def add_first(self, name: str, password: str) -> Account | None:
-        """An admin, if there is no operator yet; None when there is. Raises BadAccount."""
+        """An admin, if nobody can sign in yet; None when somebody can, or the name is taken. Raises BadAccount."""
         check_name(name)
         hashed = await self._hash(check_password(password, name))
         row = await self._ask("insert_first_operator", "fetchrow", name, hashed)

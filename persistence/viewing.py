@@ -22,6 +22,9 @@ TRACED_MAX = 32
 FILTERS_MAX = 16
 MESSAGE_BYTES_MAX = 1 << 20
 
+DISCONNECTED = 3
+"""The state of a session whose player has no connection now."""
+
 FIGURES, EVENTS, ROWS, TRACE = "f", "e", "r", "t"
 """Kinds of what is shown."""
 
@@ -66,7 +69,7 @@ class Wants:
 def parse_wants(packed: bytes) -> Wants:
     """Raises ValueError."""
     try:
-        viewer, figures, events, rows, token, traced = msgpack.unpackb(packed, max_buffer_size=MESSAGE_BYTES_MAX)[:6]
+        viewer, figures, events, rows, token, traced = _unpack(packed)[:6]
         return Wants(
             str(viewer),
             bool(figures),
@@ -92,12 +95,12 @@ class Row:
     device: str
     connection: int
     started_ms: int
-    state: int  # 0 playing, 1 suspended, 2 recovering
+    state: int  # 0 playing, 1 suspended, 2 recovering, 3 without a connection
     heard_ms: int
-    lat: float | None
-    lng: float | None
-    accepted: int
-    saved: int
+    lat: float | None = None
+    lng: float | None = None
+    accepted: int = 0
+    saved: int = 0
     rtt_ms: float = -1.0
     node: str = ""
 
@@ -110,10 +113,16 @@ def pack_seen(node: str, kind: str, body: Any) -> bytes:
 def parse_seen(packed: bytes) -> tuple[str, str, Any]:
     """(node, kind, body). Raises ValueError."""
     try:
-        node, kind, body = msgpack.unpackb(packed, max_buffer_size=MESSAGE_BYTES_MAX, strict_map_key=False)[:3]
+        node, kind, body = _unpack(packed)[:3]
     except (ValueError, TypeError, IndexError, msgpack.exceptions.UnpackException) as error:
         raise ValueError(f"nothing seen: {error}") from None
     return str(node), str(kind), body
+
+
+def _unpack(packed: bytes) -> Any:
+    if len(packed) > MESSAGE_BYTES_MAX:
+        raise ValueError("too large")
+    return msgpack.unpackb(packed, strict_map_key=False)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
@@ -42,6 +42,7 @@ from gateway.app.settings_source import add_setting_flags, load_settings
 from gateway.app.suggest import suggest
 from gateway.app.time_window import parse_days, parse_window
 from persistence.analytics import Analytics, Content, UnknownName, Window
+from protocol.experience import ExperienceDefinition
 
 VISIT = Content("").event_type
 _TYPED = re.compile(r"([a-z][a-z0-9_]*):(.+)", re.DOTALL)
@@ -60,6 +61,16 @@ class Question:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    for sub in describe_arguments(parser):
+        shape = sub.add_mutually_exclusive_group()
+        shape.add_argument("--json", action="store_true", help="one JSON object")
+        shape.add_argument("--csv", action="store_true", help="comma-separated, with a header")
+        add_setting_flags(sub, ["database_url", "data_dir", "experiences_dir"])
+
+
+def describe_arguments(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """What can be asked, a sub-parser for each question; nothing about how it is shown or where it is asked."""
+    subs = []
     kinds = parser.add_subparsers(dest="question", metavar="QUESTION", required=True)
     for name, question in QUESTIONS.items():
         sub = kinds.add_parser(
@@ -76,44 +87,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             default = f"; {question.from_default} unless said" if question.from_default else ""
             sub.add_argument("--from", dest="since", metavar="TIME", help=f"{times}, UTC{default}")
             sub.add_argument("--to", dest="before", metavar="TIME", help="likewise; a date counts whole")
-        shape = sub.add_mutually_exclusive_group()
-        shape.add_argument("--json", action="store_true", help="one JSON object")
-        shape.add_argument("--csv", action="store_true", help="comma-separated, with a header")
-        add_setting_flags(sub, ["database_url", "data_dir", "experiences_dir"])
+        subs.append(sub)
+    return subs
 
 
 def run(args: argparse.Namespace) -> int:
     settings = load_settings(args).settings
-    question = QUESTIONS[args.question]
-    since, before = getattr(args, "since", None) or question.from_default, getattr(args, "before", None)
     now = datetime.now(UTC)
-    days = parse_days(since, before, now.date()) if question.counts_days else (None, None)
-    window = Window() if question.counts_days else Window(*parse_window(since, before, now))
+    _times_of(args, now)
     url = find_database_url(settings)
     if url is None:
         raise SettingsError("no database to ask", "start `wayhold dev`, or set DATABASE_URL (or give --database-url)")
-    answer = asyncio.run(_ask(url, settings, question, args, window, days))
+    answer = asyncio.run(_ask(url, settings, args, now))
     print(report.to_json(answer) if args.json else report.to_csv(answer) if args.csv else report.to_table(answer))
     return ExitCode.OK
 
 
-async def _ask(
-    url: str,
-    settings: Settings,
-    question: Question,
-    args: argparse.Namespace,
-    window: Window,
-    days: tuple[date | None, date | None],
-) -> Report:
+async def _ask(url: str, settings: Settings, args: argparse.Namespace, now: datetime) -> Report:
     await check_postgres(url, is_migrated_later=False)
     analytics = await Analytics.open(url)
     try:
-        experience = args.experience or _only_one(await analytics.list_experiences())
-        contents = _contents_of(args)
-        await _check_names(analytics, settings, experience, contents)
-        answer = await question.answer(Asked(analytics, args, experience, window, days, contents))
+        return await ask_question(analytics, load_experiences(settings), args, now)
     finally:
         await analytics.close()
+
+
+async def ask_question(
+    analytics: Analytics, definitions: Mapping[str, ExperienceDefinition], args: argparse.Namespace, now: datetime
+) -> Report:
+    """
+    The answer to what `describe_arguments` has parsed.
+
+    Raises:
+        CommandError: a name or a time that cannot be.
+        StoreUnavailable: Postgres did not answer.
+    """
+    question = QUESTIONS[args.question]
+    window, days = _times_of(args, now)
+    experience = args.experience or _only_one(await analytics.list_experiences())
+    contents = _contents_of(args)
+    await _check_names(analytics, definitions, experience, contents)
+    answer = await question.answer(Asked(analytics, args, experience, window, days, contents))
     spoken = _speak(days if question.counts_days else (window.since, window.before)) if question.has_window else ""
     answer.title = f"{answer.title} in {experience}{spoken}"
     begin, end = days if question.counts_days else (window.since, window.before)
@@ -121,6 +135,13 @@ async def _ask(
     asked = {"question": args.question, "experience": experience}
     answer.facts = asked | (dict(zip(names, (begin, end), strict=True)) if question.has_window else {}) | answer.facts
     return answer
+
+
+def _times_of(args: argparse.Namespace, now: datetime) -> tuple[Window, tuple[date | None, date | None]]:
+    question = QUESTIONS[args.question]
+    since, before = getattr(args, "since", None) or question.from_default, getattr(args, "before", None)
+    days = parse_days(since, before, now.date()) if question.counts_days else (None, None)
+    return Window() if question.counts_days else Window(*parse_window(since, before, now)), days
 
 
 def _speak(ends: tuple[date | None, date | None]) -> str:
@@ -139,9 +160,14 @@ def _only_one(experiences: list[str]) -> str:
     raise SettingsError("which experience?", f"give --experience; there are {join_names(experiences)}")
 
 
-async def _check_names(analytics: Analytics, settings: Settings, experience: str, contents: Sequence[Content]) -> None:
+async def _check_names(
+    analytics: Analytics,
+    definitions: Mapping[str, ExperienceDefinition],
+    experience: str,
+    contents: Sequence[Content],
+) -> None:
     """A misspelled name is an error; one that a definition knows and nobody has met yet has zeros for an answer."""
-    definition = load_experiences(settings).get(experience)
+    definition = definitions.get(experience)
     known = {} if definition is None else definition.known_content()
     unsure = [content for content in contents if content.content_id not in known.get(content.event_type, ())]
     try:

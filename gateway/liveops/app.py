@@ -15,12 +15,15 @@ from starlette.routing import BaseRoute
 from gateway.liveops import console_files
 from gateway.liveops.errors import install_error_handlers
 from gateway.liveops.guards import Guards
-from gateway.liveops.routes import accounts, actions
+from gateway.liveops.routes import accounts, actions, data, live, players
 from gateway.liveops.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
     accounts.router,
     actions.router,
+    live.router,
+    players.router,
+    data.router,
     console_files.router,
 )
 

@@ -6,7 +6,9 @@ What the requests of this process share. Built by the composition root, found at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,19 @@ from fastapi import Request
 
 from gateway.liveops.access import Access
 from gateway.liveops.limits import Attempts
+from gateway.liveops.live.hub import LiveHub
+from gateway.liveops.precise import PreciseLooks
 from gateway.telemetry.health import Readiness
 from gateway.telemetry.node_report import NodeReport
 from persistence.analytics import Analytics
 from persistence.cold.store import ColdStore
+from persistence.errors import PersistenceError
 from persistence.hot.store import HotStore
 from persistence.operators import Operators
 from persistence.player_progress import PlayerProgress
 from protocol.experience import ExperienceDefinition
+
+HEALTH_S = 2.0
 
 
 @dataclass
@@ -37,6 +44,11 @@ class Services:
     database_url: str
     definitions: Mapping[str, ExperienceDefinition]
     clock: Callable[[], float]
+    hub: LiveHub
+    ask_health: Callable[[], Awaitable[dict[str, str]]]
+    """Whether the stores answer: {"redis": "ok" | "error", "postgresql": …}."""
+    answer_analytics: Callable[[str, Mapping[str, str]], Awaitable[dict[str, Any]]]
+    """What `wayhold analytics QUESTION --json` says. Raises CommandError with what was wrong."""
     judge: Callable[[], Readiness]
     list_reports: Callable[[], list[NodeReport]]
     is_production: bool
@@ -44,6 +56,8 @@ class Services:
     setup_key: str
     """Opens POST /api/v1/setup while there is no operator. Empty: nothing does."""
     data_dir: Path | None = None
+    precise_looks: PreciseLooks = field(default_factory=PreciseLooks)
+    health_due: float = float("-inf")
     login_by_name: Attempts = field(init=False)
     login_by_address: Attempts = field(init=False)
     extras: dict[str, Any] = field(default_factory=dict)
@@ -52,6 +66,29 @@ class Services:
     def __post_init__(self) -> None:
         self.login_by_name = Attempts(8, 15.0, self.clock)
         self.login_by_address = Attempts(30, 4.0, self.clock)
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    async def refresh_health(self) -> None:
+        """Into the hub's figures: what only the stores know, asked at most every `HEALTH_S`. Never raises."""
+        now = self.clock()
+        if now < self.health_due:
+            return
+        self.health_due = now + HEALTH_S
+        stores = await self.ask_health()
+        readiness = self.judge()
+        is_healthy = stores["redis"] == stores["postgresql"] == "ok"
+        health = {
+            **stores,
+            "status": "healthy" if is_healthy and readiness.is_ready else "degraded",
+            "is_ready": readiness.is_ready,
+            "reasons": readiness.reasons,
+        }
+        quarantined: int | None = None
+        with suppress(PersistenceError):
+            quarantined = await self.hot.count_quarantined()
+        self.hub.extra = {"health": health, "quarantined": quarantined}
 
 
 def get_services(request: Request) -> Services:

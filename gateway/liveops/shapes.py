@@ -56,6 +56,14 @@ def read_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
     return place
 
 
+def parse_player(text: str) -> str:
+    """A player's id in its usual spelling. Raises ApiError."""
+    try:
+        return str(uuid.UUID(text))
+    except ValueError:
+        raise invalid("player: is no UUID", "the player's id is the `sub` of their tokens") from None
+
+
 def parse_instant(name: str, text: str | None) -> datetime | None:
     """Raises ApiError."""
     if not text:

@@ -240,6 +240,9 @@ class Viewing:
                 # What was in it is missed by somebody: all of it again.
                 self._rows.forget()
                 log.debug("viewing_failed", error=str(error))
+            except Exception:
+                self._rows.forget()
+                log.error("viewing_failed", exc_info=True)
             left_s = max(0.05, period_s - (self._node.clock() - began))
             await self._rows.wait_asked(left_s)
 

@@ -12,15 +12,22 @@ Not here: what is wanted and what is said (gateway.sessions.viewing, gateway.liv
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import itertools
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 
 from redis.exceptions import RedisError
 
 from persistence.hot.client import HotClient
+from persistence.viewing import DISCONNECTED, Row
 
 VIEWERS_CHANNEL = "wayhold:viewers"
 SEEN_CHANNEL = "wayhold:seen"
+
+ABSENT_MAX = 50_000
+PARTITIONS_AT_ONCE = 8
+SESSIONS_AT_ONCE = 100
 
 
 class Viewing(HotClient):
@@ -51,6 +58,89 @@ class Viewing(HotClient):
         """What gateways show, for ever; None when something may have been missed: at the start, and after a cut."""
         async for message in self._listen_to(SEEN_CHANNEL):
             yield message
+
+    async def list_absent_sessions(
+        self, connected: Collection[str], known: Mapping[str, Row], sessions_max: int = ABSENT_MAX
+    ) -> list[Row]:
+        """
+        Sessions of players who are not `connected`: at most `sessions_max`. Those that are `known` and were not used
+        since are not read again. In small pieces, so that Redis is never held for long.
+        """
+        rows: list[Row] = []
+        unknown: list[tuple[str, int]] = []
+        for first in range(0, self._keys.partitions, PARTITIONS_AT_ONCE):
+            partitions = range(first, min(first + PARTITIONS_AT_ONCE, self._keys.partitions))
+            found = await self._call("list_absent_sessions", partial(self._list_expiries, partitions, sessions_max))
+            for member, score in itertools.chain.from_iterable(found):
+                user_id = member.decode()
+                if user_id in connected or len(rows) + len(unknown) >= sessions_max:
+                    continue
+                row = known.get(user_id)
+                heard_ms = int(score) - self._rules.session_expiry_ms
+                if row is not None and abs(row.heard_ms - heard_ms) < 1_000:
+                    rows.append(row)
+                else:
+                    unknown.append((user_id, heard_ms))
+        for first in range(0, len(unknown), SESSIONS_AT_ONCE):
+            some = unknown[first : first + SESSIONS_AT_ONCE]
+            for (user_id, heard_ms), fields in zip(
+                some, await self._call("list_absent_sessions", partial(self._read_sessions, some)), strict=True
+            ):
+                session_id, experience, device, connection, started, node = fields
+                if session_id is None or experience is None:
+                    continue
+                rows.append(
+                    Row(
+                        user_id=user_id,
+                        session_id=session_id.decode(),
+                        experience=experience.decode(),
+                        device=(device or b"").decode(),
+                        connection=int(connection or 0),
+                        started_ms=int(started or 0),
+                        state=DISCONNECTED,
+                        heard_ms=heard_ms,
+                        node=(node or b"").decode(),
+                    )
+                )
+        return rows
+
+    async def find_places(self, user_ids: Sequence[str]) -> list[str | None]:
+        """`current_location` of each player's session, as JSON text; for a page of them."""
+
+        async def read() -> list[bytes | None]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for user_id in user_ids:
+                    pipeline.hget(self._keys.session(user_id), "current_location")
+                answered: list[bytes | None] = await pipeline.execute()
+                return answered
+
+        found = await self._call("find_places", read) if user_ids else []
+        return [None if place is None else place.decode() for place in found]
+
+    async def count_quarantined(self) -> int:
+        async def ask() -> list[int]:
+            async with self._client.pipeline(transaction=False) as pipeline:
+                for partition in range(self._keys.partitions):
+                    pipeline.zcard(self._keys.quarantined(partition))
+                answered: list[int] = await pipeline.execute()
+                return answered
+
+        return sum(await self._call("count_quarantined", ask))
+
+    async def _list_expiries(self, partitions: Sequence[int], limit: int) -> list[list[tuple[bytes, float]]]:
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for partition in partitions:
+                pipeline.zrange(self._keys.expiry(partition), 0, limit, withscores=True)
+            answered: list[list[tuple[bytes, float]]] = await pipeline.execute()
+            return answered
+
+    async def _read_sessions(self, some: Sequence[tuple[str, int]]) -> list[list[bytes | None]]:
+        names = ("id", "current_experience", "device", "connection", "session_start", "node")
+        async with self._client.pipeline(transaction=False) as pipeline:
+            for user_id, _ in some:
+                pipeline.hmget(self._keys.session(user_id), *names)
+            answered: list[list[bytes | None]] = await pipeline.execute()
+            return answered
 
     async def _listen_to(self, name: str) -> AsyncIterator[bytes | None]:
         backoff_s = 0.1

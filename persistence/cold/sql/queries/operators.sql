@@ -1,20 +1,20 @@
 -- name: count_operators
--- Whether there is anybody who could sign in: while there is not, the first start's link makes the first one.
-SELECT count(*) FROM operators WHERE disabled_at IS NULL;
+-- Whether there is anybody who could sign in with a password: while there is not, the link of the start makes the first.
+SELECT count(*) FROM operators WHERE disabled_at IS NULL AND password_hash IS NOT NULL;
 
 -- name: insert_first_operator
 -- The first operator, only while there is none: of two that come at once, one is told no.
 INSERT INTO operators (name, role, password_hash, created_by, password_changed_at)
 SELECT $1, 'admin', $2, 'setup', now()
 FROM (SELECT pg_advisory_xact_lock(70368744181)) AS held
-WHERE NOT EXISTS (SELECT FROM operators WHERE disabled_at IS NULL)
+WHERE NOT EXISTS (SELECT FROM operators WHERE disabled_at IS NULL AND password_hash IS NOT NULL)
 ON CONFLICT (name) DO NOTHING
 RETURNING *;
 
 -- name: insert_operator
 -- An account; nothing comes back when the name is taken.
 INSERT INTO operators (name, role, password_hash, is_precise, created_by, password_changed_at)
-VALUES ($1, $2, $3, $4, $5, CASE WHEN $3::text IS NULL THEN NULL ELSE now() END)
+VALUES ($1, $2, $3, $4, $5, CASE WHEN $3::varchar IS NULL THEN NULL ELSE now() END)
 ON CONFLICT (name) DO NOTHING
 RETURNING *;
 
@@ -35,7 +35,7 @@ WITH changed AS (
         role = COALESCE($2, role),
         is_precise = COALESCE($3, is_precise),
         password_hash = COALESCE($4, password_hash),
-        password_changed_at = CASE WHEN $4::text IS NULL THEN password_changed_at ELSE now() END,
+        password_changed_at = CASE WHEN $4::varchar IS NULL THEN password_changed_at ELSE now() END,
         disabled_at = CASE WHEN $5::boolean IS NULL THEN disabled_at WHEN $5 THEN COALESCE(disabled_at, now()) END
     WHERE name = $1
     RETURNING *

@@ -1,0 +1,248 @@
+"""
+The table of sessions that are going on, put together from what gateways report and what only Redis knows.
+
+Promise: pure and bounded. A question is answered from a snapshot that all viewers share and that is made anew at most
+once a second: filtering and sorting ten thousand sessions is some ten milliseconds, whoever asks. A row that its
+gateway no longer reports is gone.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from persistence.viewing import Row
+
+ROWS_MAX = 100_000
+SNAPSHOT_S = 1.0
+STATES = ("playing", "suspended", "recovering", "disconnected")
+METRES_PER_DEGREE = 111_320.0
+
+
+@dataclass(slots=True)
+class _NodeRows:
+    rows: dict[int, Row] = field(default_factory=dict)
+    coming: set[int] | None = None
+    """Numbers of a whole table that is arriving."""
+    is_whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SessionQuery:
+    """`near`: (lat, lng, metres). `sort`: a name of `SORTS`. Empty fields take everything."""
+
+    search: str = ""
+    experience: str = ""
+    state: int | None = None
+    lag_ms_min: int = 0
+    near: tuple[float, float, float] | None = None
+    sort: str = "last_activity"
+    is_descending: bool = True
+
+
+SORTS: Mapping[str, Callable[[Row], Any]] = {
+    "last_activity": lambda row: row.heard_ms,
+    "started_at": lambda row: row.started_ms,
+    "user_id": lambda row: row.user_id,
+    "experience": lambda row: row.experience,
+    "node": lambda row: row.node,
+    "state": lambda row: row.state,
+    "accepted": lambda row: row.accepted,
+    "pending": lambda row: row.accepted - row.saved,
+    "rtt_ms": lambda row: row.rtt_ms,
+}
+
+
+class Snapshot:
+    """The sessions of one instant, sorted when somebody asks for that order."""
+
+    def __init__(self, rows: Sequence[Row], made_at: float) -> None:
+        self.made_at = made_at
+        self._rows = rows
+        self._sorted: dict[str, tuple[list[tuple[Any, str]], list[Row]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def list_page(
+        self, query: SessionQuery, now_ms: int, limit: int, after: tuple[Any, str] | None = None
+    ) -> tuple[list[Row], int, tuple[Any, str] | None]:
+        """A page, how many there are in all, and the place of its last row if there are more."""
+        keys, rows = self._order(query.sort)
+        takes = _make_filter(query, now_ms)
+        total = len(rows) if takes is None else sum(map(takes, rows))
+        if query.is_descending:
+            places = range((len(rows) if after is None else bisect_left(keys, after)) - 1, -1, -1)
+        else:
+            places = range(0 if after is None else bisect_right(keys, after), len(rows))
+        found: list[Row] = []
+        last: tuple[Any, str] | None = None
+        for place in places:
+            if takes is not None and not takes(rows[place]):
+                continue
+            if len(found) == limit:
+                return found, total, last
+            found.append(rows[place])
+            last = keys[place]
+        return found, total, None
+
+    def _order(self, sort: str) -> tuple[list[tuple[Any, str]], list[Row]]:
+        made = self._sorted.get(sort)
+        if made is None:
+            key = SORTS[sort]
+            pairs = sorted((((key(row), row.user_id), row) for row in self._rows), key=lambda pair: pair[0])
+            made = self._sorted[sort] = ([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        return made
+
+
+class Table:
+    """Everything that is reported, by node; and the sessions without a connection."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, _NodeRows] = {}
+        self._absent: dict[str, Row] = {}
+        self._snapshot: Snapshot | None = None
+        self._by_user: dict[str, Row] = {}
+        self._changed: dict[str, Row | None] = {}
+
+    def clear(self) -> None:
+        self.__init__()  # type: ignore[misc]
+
+    def apply(self, node: str, body: Any) -> None:
+        """A part of a node's table. Raises ValueError, TypeError, IndexError for what is none; then it is forgotten."""
+        begins, ends, whole, changed, gone = body[:5]
+        at = self._nodes.setdefault(node, _NodeRows())
+        if begins:
+            at.coming = set()
+        for number, *facts in whole:
+            row = Row(*facts[:13])
+            row.node = node
+            if len(at.rows) < ROWS_MAX:
+                at.rows[number] = row
+                self._note(row)
+            if at.coming is not None:
+                at.coming.add(number)
+        for number, state, heard_ms, lat, lng, accepted, saved in changed:
+            known = at.rows.get(number)
+            if known is not None:
+                known.state, known.heard_ms, known.lat, known.lng = state, heard_ms, lat, lng
+                known.accepted, known.saved = accepted, saved
+                self._note(known)
+        for number in gone:
+            self._drop(at, number)
+        if ends and at.coming is not None:
+            for number in [number for number in at.rows if number not in at.coming]:
+                self._drop(at, number)
+            at.coming, at.is_whole = None, True
+
+    def forget_node(self, node: str) -> None:
+        at = self._nodes.pop(node, None)
+        if at is not None:
+            for number in list(at.rows):
+                self._drop(at, number)
+
+    def set_absent(self, rows: Sequence[Row]) -> None:
+        """The sessions that have no connection now."""
+        absent = {row.user_id: row for row in rows if row.user_id not in self._by_user}
+        for user_id in self._absent.keys() - absent.keys():
+            if user_id not in self._by_user:
+                self._changed[user_id] = None
+        self._absent = absent
+
+    def is_whole(self, nodes: Sequence[str]) -> bool:
+        """Whether each of these has told everything at least once."""
+        return all(node in self._nodes and self._nodes[node].is_whole for node in nodes)
+
+    @property
+    def nodes(self) -> list[str]:
+        return list(self._nodes)
+
+    @property
+    def user_ids(self) -> set[str]:
+        """Players who have a connection."""
+        return set(self._by_user)
+
+    def find(self, user_id: str) -> Row | None:
+        return self._by_user.get(user_id) or self._absent.get(user_id)
+
+    def take_changed(self) -> dict[str, Row | None]:
+        """Players whose row has changed since the last time; None: gone."""
+        changed, self._changed = self._changed, {}
+        return changed
+
+    def list_all(self) -> list[Row]:
+        return [*self._by_user.values(), *(row for user, row in self._absent.items() if user not in self._by_user)]
+
+    def snapshot(self, now: float) -> Snapshot:
+        if self._snapshot is None or now - self._snapshot.made_at >= SNAPSHOT_S:
+            self._snapshot = Snapshot(self.list_all(), now)
+        return self._snapshot
+
+    def _note(self, row: Row) -> None:
+        other = self._by_user.get(row.user_id)
+        if other is None or other.connection <= row.connection:
+            self._by_user[row.user_id] = row
+            self._changed[row.user_id] = row
+
+    def _drop(self, at: _NodeRows, number: int) -> None:
+        row = at.rows.pop(number, None)
+        if row is not None and self._by_user.get(row.user_id) is row:
+            del self._by_user[row.user_id]
+            self._changed[row.user_id] = self._absent.get(row.user_id)
+
+
+def _make_filter(query: SessionQuery, now_ms: int) -> Callable[[Row], bool] | None:
+    tests: list[Callable[[Row], bool]] = []
+    if query.experience:
+        tests.append(lambda row: row.experience == query.experience)
+    if query.state is not None:
+        tests.append(lambda row: row.state == query.state)
+    if query.search:
+        text = query.search.lower()
+        tests.append(
+            lambda row: row.user_id.startswith(text) or row.session_id.startswith(text) or text in row.device.lower()
+        )
+    if query.lag_ms_min > 0:
+        before_ms = now_ms - query.lag_ms_min
+        tests.append(lambda row: row.heard_ms <= before_ms)
+    if query.near is not None:
+        tests.append(_make_near(*query.near))
+    if not tests:
+        return None
+    if len(tests) == 1:
+        return tests[0]
+    return lambda row: all(test(row) for test in tests)
+
+
+def _make_near(lat: float, lng: float, metres: float) -> Callable[[Row], bool]:
+    """Flat earth: good to a part in a thousand over the kilometres that somebody walks."""
+    across = METRES_PER_DEGREE * math.cos(math.radians(lat))
+    squared = metres * metres
+
+    def is_near(row: Row) -> bool:
+        if row.lat is None or row.lng is None:
+            return False
+        north = (row.lat - lat) * METRES_PER_DEGREE
+        east = ((row.lng - lng + 180.0) % 360.0 - 180.0) * across
+        return north * north + east * east <= squared
+
+    return is_near
+
+
+def make_clusters(rows: Sequence[Row], cells: int = 40) -> list[tuple[float, float, int]]:
+    """Where many are: the centre and the number of those in each cell of a grid over all of them."""
+    places = [(row.lat, row.lng) for row in rows if row.lat is not None and row.lng is not None]
+    if not places:
+        return []
+    south, west = min(lat for lat, _ in places), min(lng for _, lng in places)
+    step = max(max(lat for lat, _ in places) - south, max(lng for _, lng in places) - west, 1e-6) / cells
+    sums: dict[tuple[int, int], list[float]] = {}
+    for lat, lng in places:
+        cell = sums.setdefault((int((lat - south) / step), int((lng - west) / step)), [0.0, 0.0, 0.0])
+        cell[0] += lat
+        cell[1] += lng
+        cell[2] += 1
+    return [(round(lat / n, 5), round(lng / n, 5), int(n)) for lat, lng, n in sums.values()]
