@@ -66,7 +66,7 @@ class MsgpackCodec:
         # The C decoder allocates what an array header claims before it sees the items, so a few kilobytes of nested
         # headers could claim hundreds of megabytes. Frames with many long headers are walked in Python first; 0xdc and
         # 0xdd occur in other places too, so this is only a suspicion.
-        if (b"\xdc" in data or b"\xdd" in data) and data.count(b"\xdc") + data.count(b"\xdd") > _LONG_ARRAYS_TRUSTED:
+        if (0xDC in data or 0xDD in data) and data.count(b"\xdc") + data.count(b"\xdd") > _LONG_ARRAYS_TRUSTED:
             _check_shape(data)
         try:
             frame = msgpack.unpackb(

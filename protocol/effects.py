@@ -9,14 +9,17 @@ where the ops are applied (state.py, and the store's script).
 Not here: the envelope of an update (frames.py), when it happened (the gateway bounds `at`), and what an op does.
 """
 
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from protocol.errors import ErrorCode, VoidUpdate
 from protocol.events import KNOWN_EVENTS, Event, Op, read_event
 from protocol.limits import (
     CONTENT_ID_CHARS_MAX,
+    COUNTER_MAX,
+    COUNTER_SCALE,
     EFFECTS_MAX,
+    INTEGER_MAX,
+    INTEGER_MIN,
     KEY_CHARS_MAX,
     NAME_CHARS_MAX,
     SET_MEMBER_CHARS_MAX,
@@ -30,8 +33,7 @@ from protocol.values import ValueRefused, ValueTooLarge, canonical_text, is_clea
 __all__ = ["OPS", "CompiledUpdate", "Op", "VoidUpdate", "compile_update"]
 
 
-@dataclass(slots=True)
-class CompiledUpdate:
+class CompiledUpdate(NamedTuple):
     """`effects_json` is canonical JSON of the effects as given, without unknown fields; empty when there were none."""
 
     event: Event | None
@@ -63,6 +65,10 @@ class CompiledUpdate:
         return self.event.lng if self.event is not None else None
 
 
+# A named tuple's own __new__ is Python, and costs three times as much.
+_new_tuple = tuple.__new__
+
+
 def compile_update(event: object, effects: object) -> CompiledUpdate:
     """
     What an update does, ready to be applied.
@@ -89,7 +95,7 @@ def compile_update(event: object, effects: object) -> CompiledUpdate:
         effects_json = _compile_effects(effects, ops, items_left)
     if len(effects_json) + size > UPDATE_BYTES_MAX:
         raise VoidUpdate(ErrorCode.TOO_LARGE, "the update is larger than 32 KiB as JSON")
-    return CompiledUpdate(happened, effects_json, ops)
+    return _new_tuple(CompiledUpdate, (happened, effects_json, ops))
 
 
 def _compile_effects(effects: object, ops: list[Op], items_left: list[int]) -> bytes:
@@ -107,17 +113,24 @@ def _compile_effects(effects: object, ops: list[Op], items_left: list[int]) -> b
                 verb, path, name, wanted, opening = _find_target(effect)
             if wanted is _COUNTER:
                 value = effect.get("value")
-                ops.append((verb, path, name, to_millionths(value)))
-                # A bool is an int to a format, but was no number just now.
-                text = value if type(value) is int else canonical_text(value)
+                if type(value) is int and -COUNTER_MAX <= value <= COUNTER_MAX:
+                    ops.append((verb, path, name, value * COUNTER_SCALE))
+                    text = int.__repr__(value)
+                else:
+                    ops.append((verb, path, name, to_millionths(value)))
+                    text = canonical_text(value)
             elif wanted is _VALUE:
                 value = effect.get("value", _MISSING)
                 if value is _MISSING:
                     raise ValueRefused("value: set needs one")
-                text = canonical_text(value, items_left)
-                value_json = text.encode()
-                if len(value_json) > VALUE_BYTES_MAX:
-                    raise ValueTooLarge("value: larger than 8 KiB as JSON")
+                if type(value) is int and INTEGER_MIN <= value <= INTEGER_MAX:
+                    text = int.__repr__(value)
+                    value_json = text.encode()
+                else:
+                    text = canonical_text(value, items_left)
+                    value_json = text.encode()
+                    if len(value_json) > VALUE_BYTES_MAX:
+                        raise ValueTooLarge("value: larger than 8 KiB as JSON")
                 if path == "current_location" and (
                     type(value) is not str or not 1 <= len(value) <= CONTENT_ID_CHARS_MAX
                 ):

@@ -17,7 +17,7 @@ from gateway.sessions.faults import error_of
 from gateway.sessions.intake import take_updates
 from gateway.sessions.opening import open_connection
 from gateway.sessions.queries import BadQuery, answer_query
-from gateway.sessions.rules import PONG_DEADLINE_S, QUERIES_MAX
+from gateway.sessions.rules import FRAMES_PER_S_MAX, PONG_DEADLINE_S, QUERIES_MAX
 from gateway.sessions.tokens import TokenRefused
 from protocol import frames
 from protocol.errors import ErrorCode, FrameError
@@ -35,7 +35,9 @@ def receive(connection: Connection, payload: bytes) -> None:
     if connection.phase is _ENDED:
         return
     connection.heard_at = now = connection.node.clock()
-    if not connection.count_frame(now):
+    if now - connection.frames_since < 1.0 and connection.frames < FRAMES_PER_S_MAX:
+        connection.frames += 1
+    elif not connection.count_frame(now):
         return
     try:
         frame = parse_client_frame(connection.codec.decode(payload))

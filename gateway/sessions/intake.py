@@ -67,7 +67,9 @@ def take_updates(connection: Connection, updates: Sequence[Update]) -> None:
             connection.is_durable = True
         queued = True
     if queued:
-        connection.check_window()
+        if connection.is_paused or len(queue) + connection.in_flight > 1:
+            # A single one is within any window and any number of bytes.
+            connection.check_window()
         if not connection.is_ready:
             node.committer.enqueue(connection)
 

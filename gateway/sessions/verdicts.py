@@ -33,7 +33,7 @@ _OK = Outcome.OK
 
 def take_verdict(connection: Connection, group: UpdateGroup, verdict: GroupVerdict) -> None:
     """Count and tell. The connection may have ended meanwhile; what was accepted stays accepted."""
-    outcome, accepted, _, _, taken, repeated, voids = verdict
+    outcome, accepted, version, _, taken, repeated, voids = verdict
     if taken or repeated:
         tally = connection.node.tally
         void_count = sum(1 for seq, _, _ in voids if seq > accepted - taken) if voids else 0
@@ -45,7 +45,10 @@ def take_verdict(connection: Connection, group: UpdateGroup, verdict: GroupVerdi
     if connection.phase is not _PLAYING:
         return
     if outcome is _OK:
-        _ok(connection, group, verdict)
+        if version == connection.version + taken and connection.feed is None:
+            _answer(connection, group, verdict)
+        else:
+            _ok(connection, group, verdict)
     else:
         VERDICTS[outcome](connection, group, verdict)
     if connection.phase is _PLAYING:
