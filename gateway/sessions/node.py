@@ -58,8 +58,11 @@ Hellos that ask Redis at once. Their answers come together, and each is worth so
 of those who play on may have to wait for in one turn.
 """
 
-QUESTIONS_WIDTH = 3
-"""Queries that ask Redis at once. Together with the services this stays below the pool of Redis connections."""
+QUESTIONS_WIDTH = 12
+"""
+Queries that ask Redis at once, in flight together on one connection. Each waits for several turns of a busy loop: with
+three at once, 300 queries a second stood in line for seconds.
+"""
 
 COLD_QUESTIONS_WIDTH = 3
 """Queries that ask Postgres at once; apart from the others, because a slow Postgres must keep nobody from Redis."""

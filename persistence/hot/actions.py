@@ -7,11 +7,12 @@ Not here: what an action is and in which order actions are issued (persistence.a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import redis.asyncio as redis_asyncio
 
 from persistence.hot.client import HotClient, HotRules, pack
-from persistence.hot.copies import parse_progress
+from persistence.hot.copies import pairs, parse_progress
 from persistence.hot.flat_ops import FieldList
 from persistence.hot.keys import HotKeys
 from persistence.hot.shapes import (
@@ -161,15 +162,8 @@ class Actions(HotClient):
     async def read_progress(self, key: ProgressKey) -> HotProgress | None:
         """As `find_progress`, and it counts as a use of the copy."""
         progress = self._keys.progress(key)
-
-        async def ask() -> dict[bytes, bytes]:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.hgetall(progress)
-                pipeline.expire(progress, self._rules.progress_idle_s, xx=True)
-                answered: dict[bytes, bytes] = (await pipeline.execute())[0]
-                return answered
-
-        found = await self._call("read_progress", ask)
+        answered, _ = await self._line.ask_all("read_progress", ("HGETALL", progress), self._use(progress))
+        found = pairs(answered)
         return parse_progress(found) if b"copy" in found else None
 
     async def find_members(self, key: ProgressKey, name: str) -> list[str] | None:
@@ -177,20 +171,18 @@ class Actions(HotClient):
         progress = self._keys.progress(key)
         prefix = f"m:{name}."
 
-        async def ask() -> tuple[bytes | None, set[bytes]]:
-            found: set[bytes] = set()
-            cursor = 0
-            while True:
-                async with self._client.pipeline(transaction=False) as pipeline:
-                    pipeline.hget(progress, "copy")
-                    pipeline.hscan(progress, cursor, match=f"{prefix}*", count=10_000)
-                    pipeline.expire(progress, self._rules.progress_idle_s, xx=True)
-                    copy, (cursor, fields), _ = await pipeline.execute()
-                found.update(fields)
-                if not cursor or copy is None:
-                    return copy, found
-
-        copy, found = await self._call("find_members", ask)
+        found: set[bytes] = set()
+        cursor = b"0"
+        while True:
+            copy, (cursor, flat), _ = await self._line.ask_all(
+                "find_members",
+                ("HGET", progress, "copy"),
+                ("HSCAN", progress, cursor, "MATCH", f"{prefix}*", "COUNT", 10_000),
+                self._use(progress),
+            )
+            found.update(flat[::2])
+            if cursor == b"0" or copy is None:
+                break
         if copy is None:
             return None
         # `*` matches a longer name's members, too, if the name has a character that stands for others: ours have none.
@@ -200,15 +192,14 @@ class Actions(HotClient):
         """Whether a set of the state has a member; None without a hot copy. A read counts as a use of the copy."""
         progress = self._keys.progress(key)
 
-        async def ask() -> list[bytes | None]:
-            async with self._client.pipeline(transaction=False) as pipeline:
-                pipeline.hmget(progress, "copy", f"m:{name}.{member}")
-                pipeline.expire(progress, self._rules.progress_idle_s, xx=True)
-                answered: list[bytes | None] = (await pipeline.execute())[0]
-                return answered
-
-        copy, held = await self._call("has_member", ask)
+        (copy, held), _ = await self._line.ask_all(
+            "has_member", ("HMGET", progress, "copy", f"m:{name}.{member}"), self._use(progress)
+        )
         return None if copy is None else held is not None
+
+    def _use(self, progress: str) -> tuple[Any, ...]:
+        """The command that counts as a use of a copy: it stays for as long again, unless what is unsaved keeps it."""
+        return ("EXPIRE", progress, self._rules.progress_idle_s, "XX")
 
 
 def parse_push_notice(data: bytes) -> PushNotice | None:

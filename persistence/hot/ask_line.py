@@ -1,5 +1,6 @@
 """
-The connection that openings and hydrates ask through: many small questions of many players, in flight together.
+The connection that openings, hydrates and players' queries ask through: many small questions of many players, in flight
+together.
 
 A storm of hellos asks thousands of times, and the client library's work for each question (a connection from the pool,
 a lock, two time-outs, a task's switch or two) is several times that of Redis. What is asked in one turn of the event
@@ -11,6 +12,7 @@ wait behind hellos. A question is sent once.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -40,27 +42,37 @@ class AskLine(CommitLine):
 
     async def ask(self, operation: str, *command: Any) -> Any:
         """The reply to a plain command. Raises as `call`."""
-        return await self._send(operation, _pack_command(command), None)
+        return (await self._send(operation, [_pack_command(command)], None))[0]
+
+    async def ask_all(self, operation: str, *commands: tuple[Any, ...]) -> list[Any]:
+        """The replies to plain commands that leave together, nothing between them. Raises as `call`."""
+        return await self._send(operation, [_pack_command(command) for command in commands], None)
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """The answer of a script. Raises as `call`."""
         source, sha = self._scripts[name]
-        return await self._send(name, _pack_command(("EVALSHA", sha, len(keys), *keys, *args)), source)
+        return (await self._send(name, [_pack_command(("EVALSHA", sha, len(keys), *keys, *args))], source))[0]
 
-    async def _send(self, operation: str, packed: bytes, source: str | None) -> Any:
+    async def _send(self, operation: str, packed: list[bytes], source: str | None) -> list[Any]:
+        replies: list[Any]
         try:
             wire = self._wire
             if wire is None or wire.is_lost:
                 wire = await self._connect()
-            reply = await wire.send(packed)
-            if source is not None and isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT"):
+            replies = await asyncio.gather(*[wire.send(command) for command in packed])
+            if source is not None and isinstance(replies[0], hiredis.ReplyError) and _is_unknown(replies[0]):
                 # Refused, so it did nothing. Loading goes ahead of it on the same connection.
                 await wire.send(_pack_command(("SCRIPT", "LOAD", source)))
-                reply = await wire.send(packed)
+                replies = [await wire.send(packed[0])]
         except (RedisError, OSError, TimeoutError) as error:
             raise StoreUnavailable("redis", operation, error or type(error).__name__) from error
-        if isinstance(reply, hiredis.ReplyError):
-            if "OOM" in str(reply):
-                raise StoreFull(operation) from reply
-            raise StoreUnavailable("redis", operation, reply) from reply
-        return reply
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                if "OOM" in str(reply):
+                    raise StoreFull(operation) from reply
+                raise StoreUnavailable("redis", operation, reply) from reply
+        return replies
+
+
+def _is_unknown(refused: Exception) -> bool:
+    return str(refused).startswith("NOSCRIPT")
