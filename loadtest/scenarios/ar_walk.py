@@ -14,7 +14,7 @@ from protocol.experience import Waypoint
 class ArWalk(Scenario):
     """From waypoint to waypoint (or along --track) at walking speed: visits, finds, quests, pauses, a pocket."""
 
-    updates_per_s: ClassVar[float] = 0.2
+    updates_per_s: ClassVar[float] = 0.1
 
     walking_speed_m_s: float = 1.35
     position_every_s: float = 10.0

@@ -33,7 +33,7 @@ class LiveopsWatch(Scenario):
 class Mixed(Scenario):
     """Several kinds of players at once, by weight."""
 
-    updates_per_s: ClassVar[float] = 0.3
+    updates_per_s: ClassVar[float] = 0.22
 
     weights: str = "ar-walk:60,unity-session:15,idle:15,offline-return:5,reconnect-storm:5"
 
