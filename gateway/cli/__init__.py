@@ -52,6 +52,7 @@ COMMANDS: dict[str, str] = {
     "restore": "gateway.app.restore",
     "export": "gateway.app.export",
     "erase": "gateway.app.erase",
+    "operators": "gateway.app.operators",
 }
 
 USAGE, INTERRUPTED = 2, 130
