@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shutil
 import sys
 import tempfile
@@ -29,12 +28,14 @@ import asyncpg
 
 from loadtest.address import check_addresses, check_files
 from loadtest.audit import ACCEPTED_MIN
+from loadtest.audit_run import check_auditable
 from loadtest.experience import WYLDING_WOODS, find_privacy
 from loadtest.faults import KILLABLE
 from loadtest.load_test import LoadTest
 from loadtest.mud import FLAGS as MUD_FLAGS
 from loadtest.mud import LEVELS
 from loadtest.options import DROP_RATE_DEFAULT, OFFLINE_RATE_DEFAULT, Options, read_options
+from loadtest.report_flags import add_report_arguments, publish, read_report_options, run_about_reports
 from loadtest.scenario_choice import DEFAULT
 from loadtest.target import (
     EXIT_BAD,
@@ -46,7 +47,6 @@ from loadtest.target import (
     TargetMissing,
     TargetRefused,
     add_target_arguments,
-    check_json_file,
     find_target,
 )
 from loadtest.track import TrackRefused, read_track
@@ -60,7 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_mud(parser.add_argument_group("mud (their networks and phones)"))
     _add_scale(parser.add_argument_group("scale"))
     _add_faults(parser.add_argument_group("faults (on the running `dev` of this machine)"))
-    _add_verdict(parser.add_argument_group("verdict and report"))
+    _add_verdict(parser.add_argument_group("how long to wait, what to keep and to show"))
+    add_report_arguments(parser)
 
 
 def _add_players(group: argparse._ArgumentGroup) -> None:
@@ -174,7 +175,6 @@ def _add_verdict(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--settle-s", type=float, default=90.0, metavar="S", help="how long to wait for everything saved (default 90)"
     )
-    group.add_argument("--json", type=Path, metavar="FILE", help="write the report there as JSON, too")
     group.add_argument(
         "--history-dir", type=Path, metavar="DIR", help="keep the players' histories there (else only of a FAILED run)"
     )
@@ -184,14 +184,15 @@ def _add_verdict(group: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit codes: 0 ok, 1 the verdict is bad, 2 usage, 3 something needed is missing, 130 interrupted."""
     try:
+        reports = read_report_options(args)
+        if reports.is_about_reports:
+            return run_about_reports(reports)
         options = read_options(args)
-        check_json_file(args.json)
         find_privacy(options.experience)  # a definition that cannot be used is found before anybody plays
         for track in options.tracks:
             read_track(track)
         target = find_target(args)
-        if target.database_url is None:
-            raise TargetMissing("the audit needs the database: say --database-url (or set DATABASE_URL)")
+        check_auditable(target, reports.audit, is_no_return=options.is_no_return)
         if options.needs_processes:
             target.list_processes()
         here = options.shard.find_part(options.players)[1]
@@ -213,13 +214,14 @@ async def _run(options: Options, target: Target) -> int:
     is_ok = False
     try:
         report = await LoadTest(options, target, folder).run()
-        is_ok = report.audit.is_ok
+        breaches = publish(report.as_document(), options.reports)
+        is_ok = report.audit.is_ok and not breaches
         for line in report.lines():
             print(line, flush=True)
-        if options.json is not None:
-            options.json.write_text(json.dumps(report.as_dict(), indent=2) + "\n")
         for line in report.audit.lines()[:-1]:
             print(line)
+        for breach in breaches:
+            print(f"  fail-if {breach}")
         if not is_ok and options.history_dir is None:
             print(f"  histories of the players: {folder}")
         print(report.audit.last_line(), flush=True)

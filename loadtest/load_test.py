@@ -22,15 +22,15 @@ from typing import Any, NamedTuple
 
 import asyncpg
 
-from loadtest.audit import AuditReport, audit_with
+from loadtest.audit_run import audit_run
 from loadtest.faults import frozen, kill_processes
 from loadtest.history import PlayerHistory, note_untold_voids, now_ms, read_histories
 from loadtest.live import Moment, QuietView, View, open_view
+from loadtest.load_test_report import LoadTestReport
 from loadtest.options import Options
 from loadtest.player_processes import PlayerProcesses
-from loadtest.report import FreezeReport, ack_latency, report_freeze, saved_latency, show_counts, sum_counts
+from loadtest.report import report_freeze
 from loadtest.run_players import PlayersPlan
-from loadtest.scenario_choice import DEFAULT
 from loadtest.server_meter import ServerMeter, Use
 from loadtest.stored import connect, get_commits, list_stream_ends
 from loadtest.tally import find_rss_bytes
@@ -41,106 +41,6 @@ STILL_S = 4.0
 POLL_S = 0.5
 START_WAIT_S = 60.0
 LEAVE_WAIT_S = 60.0
-
-
-@dataclass(slots=True)
-class LoadTestReport:
-    """What happened, for people and as JSON."""
-
-    options: Options
-    histories: list[PlayerHistory]
-    audit: AuditReport
-    play_s: float
-    settled_s: float | None  # None: not everything was saved in time, or nobody was left to be told
-    kills: list[tuple[float, str, int]]
-    freeze: FreezeReport | None
-    commits: int  # from the first hello until everything was saved
-    commits_of_ramp: int  # … of these before the play began: hellos
-    cost: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def answered(self) -> int:
-        return self.audit.accepted + self.audit.void
-
-    def _pace(self) -> str:
-        scenario = "" if self.options.scenario == DEFAULT else f"{self.options.scenario}, "
-        return scenario + (f"{self.options.rate:g}/s each" if self.options.rate is not None else "at its own pace")
-
-    def lines(self) -> list[str]:
-        options, histories = self.options, self.histories
-        away = ack_latency(histories, lambda step: step.is_away)
-        lines = [
-            "",
-            f"{options.players} players, {self._pace()} for {options.seconds:g} s "
-            f"(--random-seed {options.random_seed})",
-            f"  accepted     {self.audit.accepted} + {self.audit.void} void of {self.audit.offered} offered, "
-            f"{self.answered / self.play_s:.0f}/s",
-            f"  ack latency  {ack_latency(histories)}  (from the time each was due)",
-            f"  saved        {saved_latency(histories)}",
-        ]
-        if away.count:
-            lines.append(f"  offline      {away.count} updates made without a connection, accepted after {away}")
-        lines += [
-            f"  came back    {show_counts(sum_counts(history.welcomes for history in histories))}",
-            f"  closes       {show_counts(sum_counts(history.closes for history in histories))}",
-            f"  errors       {show_counts(sum_counts(history.errors for history in histories))}",
-        ]
-        per_commit = self.answered / self.commits if self.commits else 0.0
-        lines.append(
-            f"  commits      {self.commits} in Postgres ({self.commits_of_ramp} while the players came), "
-            f"one for {per_commit:.1f} accepted updates"
-        )
-        lines += self._cost_lines()
-        lines += [f"  killed       {name} (pid {pid}) after {at_s:.1f} s of play" for at_s, name, pid in self.kills]
-        if self.freeze is not None:
-            lines += [
-                f"  frozen       Postgres for {self.freeze.frozen_s:.1f} s: ack {self.freeze.ack}, "
-                f"{self.freeze.saved_during} saved meanwhile",
-                f"               caught up: accepted after {_seconds(self.freeze.accepted_caught_up_s)}, "
-                f"saved after {_seconds(self.freeze.saved_caught_up_s)}",
-            ]
-        if not options.is_no_return:
-            settled = "not everything in time" if self.settled_s is None else f"everything {self.settled_s:.1f} s after"
-            lines.append(f"  settled      {settled}")
-        if self.audit.unanswered:
-            lines.append(
-                f"  unanswered   {self.audit.unanswered} made updates had no answer; "
-                f"{self.audit.unanswered_saved} of them are in Postgres all the same"
-            )
-        return lines
-
-    def _cost_lines(self) -> list[str]:
-        cost = self.cost
-        if "tool_cpu_us_per_update" not in cost:
-            return []
-        gateway = cost.get("gateway_cpu_us_per_update")
-        beside = f"{gateway:.0f} µs of the gateway's" if gateway else "the gateway is not of this machine's `dev`"
-        memory = f"; {cost['tool_memory_kib_per_player']:.1f} KiB of memory per player"
-        return [f"  this tool    {cost['tool_cpu_us_per_update']:.0f} µs of CPU per update, beside {beside}{memory}"]
-
-    def as_dict(self) -> dict[str, Any]:
-        histories = self.histories
-        return {
-            "options": {
-                key: str(value) if isinstance(value, Path) else value for key, value in asdict(self.options).items()
-            },
-            "play_s": round(self.play_s, 3),
-            "accepted_per_s": round(self.answered / self.play_s, 3),
-            "ack": ack_latency(histories).as_dict(),
-            "ack_after_absence": ack_latency(histories, lambda step: step.is_away).as_dict(),
-            "saved": saved_latency(histories).as_dict(),
-            "welcomes": sum_counts(history.welcomes for history in histories),
-            "resumes": sum(history.resumes for history in histories),
-            "closes": sum_counts(history.closes for history in histories),
-            "errors": sum_counts(history.errors for history in histories),
-            "commits": self.commits,
-            "commits_of_ramp": self.commits_of_ramp,
-            "accepted_per_commit": round(self.answered / self.commits, 2) if self.commits else None,
-            "kills": [{"at_s": round(at_s, 3), "process": name, "pid": pid} for at_s, name, pid in self.kills],
-            "freeze": self.freeze.as_dict() if self.freeze is not None else None,
-            "settled_s": self.settled_s,
-            "audit": self.audit.as_dict(),
-        }
 
 
 class Look(NamedTuple):
@@ -196,8 +96,14 @@ class LoadTest:
         if options.is_no_return:
             await self._wait_drained(histories)
             commits = await self._count_commits()
-        async with self._connected() as connection:
-            report = await audit_with(connection, histories, accepted_min=options.accepted_min)
+        report = await audit_run(
+            histories,
+            self.target,
+            options.reports.audit,
+            accepted_min=options.accepted_min,
+            late_ack_ms=options.reports.late_ack_ms,
+            note=self._note,
+        )
         freeze = report_freeze(histories, *self.frozen_ms) if self.frozen_ms is not None else None
         return LoadTestReport(
             options=options,
@@ -207,7 +113,9 @@ class LoadTest:
             settled_s=settled_s,
             kills=self.kills,
             freeze=freeze,
-            commits=commits - self.commits_before,
+            folder=self.folder,
+            start_ms=self.play_from_ms,
+            commits=commits - self.commits_before if self.target.database_url is not None else None,
             commits_of_ramp=self.commits_of_ramp,
             cost=self.find_cost(),
         )
@@ -477,6 +385,8 @@ class LoadTest:
         self._note("not everything that was accepted is drained in time")
 
     async def _count_commits(self) -> int:
+        if self.target.database_url is None:
+            return 0
         async with self._connected() as connection:
             return await get_commits(connection)
 
@@ -494,7 +404,3 @@ async def _end_tasks(*tasks: asyncio.Task[None]) -> None:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _seconds(value_s: float | None) -> str:
-    return "never" if value_s is None else f"{value_s:.1f} s"

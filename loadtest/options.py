@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from loadtest.address import parse_addresses
 from loadtest.distribution import parse_distribution
@@ -20,6 +20,7 @@ from loadtest.mud import FLAGS as MUD_FLAGS
 from loadtest.mud import Mud, choose_mud
 from loadtest.player_processes import split_players
 from loadtest.ramp import Stage, count_players, find_length_s, parse_ramp
+from loadtest.report_flags import ReportOptions, read_report_options
 from loadtest.scenario import Scenario
 from loadtest.scenario_choice import DEFAULT, make_scenario, read_parameters
 from loadtest.shards import Shard, parse_shard
@@ -46,7 +47,6 @@ class Options:
     processes: int
     experience: str
     random_seed: int
-    json: Path | None
     drop_rate: float
     offline_rate: float
     accepted_min: float
@@ -71,6 +71,15 @@ class Options:
     shard: Shard = field(default_factory=Shard)
     source_addresses: list[str] = field(default_factory=list)
     is_quiet: bool = False
+    reports: ReportOptions = field(default_factory=ReportOptions)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For reports: what was played, without what became of it."""
+        kept = {name: value for name, value in asdict(self).items() if name != "reports"}
+        kept["shard"], kept["stages"] = str(self.shard), [str(stage) for stage in self.stages]
+        kept["tracks"] = [str(track) for track in self.tracks]
+        kept["history_dir"] = str(self.history_dir) if self.history_dir is not None else None
+        return kept
 
     @property
     def needs_processes(self) -> bool:
@@ -136,7 +145,6 @@ def read_options(args: argparse.Namespace) -> Options:
         processes=args.processes if args.processes is not None else split_players(here),
         experience=args.experience,
         random_seed=args.random_seed if args.random_seed is not None else random.SystemRandom().randrange(2**32),
-        json=args.json,
         drop_rate=_default(args.drop_rate, DROP_RATE_DEFAULT if is_story else 0.0),
         offline_rate=_default(args.offline_rate, OFFLINE_RATE_DEFAULT if is_story else 0.0),
         accepted_min=args.accepted_min,
@@ -161,6 +169,7 @@ def read_options(args: argparse.Namespace) -> Options:
         shard=shard,
         source_addresses=_read("--source-addresses", args.source_addresses, parse_addresses) or [],
         is_quiet=args.quiet,
+        reports=read_report_options(args),
     )
     options.make_scenario()
     return options
