@@ -22,6 +22,7 @@ from dataclasses import asdict
 from gateway.app.checks import check_postgres
 from gateway.app.errors import ExitCode, SettingsError, UnfitDependency
 from gateway.app.experience_files import load_experiences
+from gateway.app.level_rule import LEVEL_SETTINGS, make_level_rule
 from gateway.app.migrate import find_database_url
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
@@ -40,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--random-seed", type=int, metavar="N", help="the same number makes the same players")
     parser.add_argument("--add", action="store_true", help="there may be players already; those that exist stay")
     parser.add_argument("--json", action="store_true", help="machine-readable; progress goes to stderr all the same")
-    add_setting_flags(parser, ["database_url", "data_dir", "experiences_dir"])
+    add_setting_flags(parser, ["database_url", "data_dir", "experiences_dir", *LEVEL_SETTINGS])
 
 
 def run(args: argparse.Namespace) -> int:
@@ -87,6 +88,7 @@ def _make_plan(args: argparse.Namespace, settings: Settings) -> FillPlan:
             days=days,
             random_seed=seed,
             adds=args.add,
+            levels=make_level_rule(settings),
         )
     except ValueError as error:
         raise SettingsError(str(error), "correct --players, --events or --days") from None

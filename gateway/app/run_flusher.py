@@ -218,7 +218,7 @@ def _figures(tally: Tally) -> dict[str, Any]:
 def _count(tally: Tally, report: FlushReport) -> None:
     tally.updates_saved += report.updates
     tally.discards += report.discards
-    tally.write_latency.observe(report.duration_s)
+    tally.write_latency.observe(report.write_s)
     tally.flush_duration.observe(report.duration_s)
     tally.flush_batch_updates.observe(report.updates)
 

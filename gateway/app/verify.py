@@ -24,7 +24,7 @@ from uuid import UUID
 from gateway.app.checks import check_postgres
 from gateway.app.errors import ExitCode, SettingsError, UnfitDependency
 from gateway.app.experience_files import load_experiences
-from gateway.app.level_rule import make_level_rule
+from gateway.app.level_rule import LEVEL_SETTINGS, make_level_rule
 from gateway.app.migrate import find_database_url
 from gateway.app.settings_source import add_setting_flags, load_settings
 from persistence.errors import StoreUnavailable
@@ -35,10 +35,7 @@ from protocol.experience import ExperienceDefinition
 TOLD_EVERY_S = 1.0
 ROWS_DEFAULT, ROWS_MAX = 10, 10_000
 
-SETTINGS = (
-    *("database_url", "data_dir", "experiences_dir"),
-    *("level_points_per_hour", "level_points_per_km", "level_points_per_achievement", "level_step_points", "level_max"),
-)
+SETTINGS = ("database_url", "data_dir", "experiences_dir", *LEVEL_SETTINGS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -145,14 +145,14 @@ METRICS: tuple[Metric, ...] = (
         "player_progress_write_latency_seconds",
         "histogram",
         "write_latency",
-        "Time of one transaction that writes progress to Postgres.",
+        "Time that Postgres takes to write one batch of progress, from the first lock to the commit.",
         bounds=SECONDS,
     ),
     Metric(
         "wayhold_flush_duration_seconds",
         "histogram",
         "flush_duration",
-        "Time of one flush, from snapshot to commit.",
+        "Time of one flush, from the first snapshot to the commit: reading from Redis, and that.",
         bounds=SECONDS,
     ),
     Metric(

@@ -63,9 +63,13 @@ assert CLAIM_LEASE_S > TRANSACTION_TIMEOUT_S
 
 @dataclass(slots=True)
 class FlushReport:
-    """One committed flush, for metrics and logs."""
+    """
+    One committed flush, for metrics and logs. `duration_s`: from the first snapshot to the commit; `write_s`: the part
+    of it that Postgres had, from the first lock to the commit.
+    """
 
     duration_s: float
+    write_s: float
     progress: int
     updates: int
     dead_letters: int
@@ -185,12 +189,13 @@ class Lane:
                         entries += len(copy.entries)
                         size += copy.entries_bytes
                 self._at_step("snapshot_taken")
+                read = time.monotonic()
                 report = await write_copies(connection, copies, self._at_step, self._books)
                 self._at_step("written")
             committed = time.monotonic()
             self._books.contents.remember(report.contents)
             self._at_step("committed")
-            await self._settle(report, absent, started, committed - started, len(copies))
+            await self._settle(report, absent, started, (committed - started, committed - read), len(copies))
             for snapshot, fault in unreadable:
                 base_version = snapshot.head.base_version
                 copy_name = snapshot.hash[b"copy"].decode()
@@ -210,7 +215,7 @@ class Lane:
         return progress[:fitting]
 
     async def _settle(
-        self, report: WriteReport, absent: list[ProgressKey], began: float, duration_s: float, copies: int
+        self, report: WriteReport, absent: list[ProgressKey], began: float, took_s: tuple[float, float], copies: int
     ) -> None:
         """
         Postgres has it: tell Redis, then the gateways. Everything here may be lost and is done again by the next
@@ -272,7 +277,8 @@ class Lane:
             )
             self._share.on_flush(
                 FlushReport(
-                    duration_s=duration_s,
+                    duration_s=took_s[0],
+                    write_s=took_s[1],
                     progress=len(report.written),
                     updates=report.updates,
                     dead_letters=report.dead_letters,
