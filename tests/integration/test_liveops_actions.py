@@ -287,6 +287,7 @@ async def test_ban_holds_for_a_warm_player_while_postgres_is_away(rig: Rig, desk
     assert (await hello_is_refused(rig, user_id))["code"] == 4203
 
 
+@pytest.mark.slow
 async def test_ban_is_over_when_its_time_is(rig: Rig, desk: Desk) -> None:
     user_id = new_user()
     async with rig.player(user_id) as player:
@@ -323,7 +324,9 @@ async def test_message_reaches_those_it_is_for_once(rig: Rig, desk: Desk) -> Non
     async with rig.player() as one, rig.player() as other, rig.player(experience="elsewhere") as stranger:
         sent = await desk.act("message", {"experience": EXPERIENCE}, text="the gate closes", key="m")
         assert sent["result"] == {"players": 2}
-        assert (await desk.act("message", {"experience": EXPERIENCE}, text="the gate closes", key="m"))["id"] == sent["id"]
+        assert (await desk.act("message", {"experience": EXPERIENCE}, text="the gate closes", key="m"))["id"] == sent[
+            "id"
+        ]
         everybody = await desk.act("message", {"all": True}, text="good night")
         assert everybody["result"] == {"players": 3}
         for player in (one, other):
@@ -390,6 +393,7 @@ def dies_at(step: str) -> Callable[[str], None]:
     return die
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("action", "steps", "payload"),
     [

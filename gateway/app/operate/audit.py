@@ -15,10 +15,10 @@ COLUMNS = (
     ("operator", "operator"),
     ("action", "action"),
     ("state", "state"),
+    ("id", "id"),
     ("player", "player"),
     ("reason", "reason"),
     ("message", "message"),
-    ("id", "id"),
 )
 PAGE = 200
 

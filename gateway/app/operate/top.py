@@ -33,13 +33,13 @@ _FIGURES = (
     ("dead letters", "dead_letters", ""),
     ("quarantined", "quarantined", ""),
 )
-SORTS = ("updates", "pending", "rtt_ms", "last_activity", "started_at")
+SORTS = ("accepted", "pending", "rtt_ms", "last_activity", "started_at")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--every", type=float, default=EVERY_S, metavar="S", help="look again so often (1)")
     parser.add_argument("--once", action="store_true", help="one look, then end")
-    parser.add_argument("--sort", default="updates", choices=SORTS, help="which sessions come first (updates)")
+    parser.add_argument("--sort", default="accepted", choices=SORTS, help="which sessions come first (accepted)")
     add_output_flags(parser)
     add_api_flags(parser)
 
