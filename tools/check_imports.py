@@ -37,6 +37,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         *("persistence.hot", "persistence.cold", "protocol"),
     ),
     "persistence.dead_letters": _PERSISTENCE,
+    "persistence.connections": ("persistence", "persistence.cold", "protocol"),
     "persistence.operators": ("persistence", "persistence.cold", "protocol"),
     "persistence.retention": _PERSISTENCE,
     "persistence.verify": _PERSISTENCE,
@@ -48,14 +49,14 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "gateway.telemetry": _PERSISTENCE,
     "gateway.sessions": (
         *("gateway.telemetry", "persistence", "persistence.hot", "persistence.cold", "protocol"),
-        *("persistence.actions", "persistence.player_progress", "persistence.leaderboards"),
+        *("persistence.actions", "persistence.player_progress", "persistence.leaderboards", "persistence.connections"),
     ),
 }
 LAYERS["gateway.sockets"] = ("gateway.sessions", *LAYERS["gateway.sessions"])
 # Siblings: neither of the two imports the other.
 LAYERS["gateway.liveops"] = (
     *("persistence.analytics", "persistence.operators", "persistence.export", "persistence.dead_letters"),
-    *("persistence.erase", *LAYERS["gateway.sockets"]),
+    *("persistence.erase", "persistence.warmer", *LAYERS["gateway.sockets"]),
 )
 LAYERS["gateway.app"] = (
     *("gateway.sockets", "gateway.liveops", *LAYERS["gateway.sockets"]),

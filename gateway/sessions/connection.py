@@ -87,6 +87,7 @@ class Connection:
         "bad_since",
         "claims",
         "clock_offset_ms",
+        "close_code",
         "codec",
         "copy",
         "device",
@@ -126,6 +127,7 @@ class Connection:
         "version",
         "wants_leave",
         "welcome_as",
+        "welcomed",
         "wire",
     )
 
@@ -144,6 +146,8 @@ class Connection:
         self.started_ms = 0
         self.number = 0  # the connection number: a higher one takes the session over
         self.welcome_as: tuple[bool, frames.WelcomeReason | None] = (False, "new")
+        self.welcomed = (0, 0)  # when it last was, ms, and what was accepted of its stream then
+        self.close_code = 0  # what ended it; 0: nothing of ours
         self.claims = ""  # what its token allowed, as the session in Redis keeps it
         self.clock_offset_ms = 0  # our clock − the device's
         self.token_due: float | None = None
@@ -271,6 +275,7 @@ class Connection:
     def count_close(self, code: int) -> None:
         """The socket layer ended it for a reason of its own."""
         self.phase = Phase.ENDED
+        self.close_code = int(code)
         self.node.tally.closes[code] += 1
 
     def hold(self, copy: str) -> None:
@@ -306,6 +311,7 @@ class Connection:
         if self.phase is Phase.ENDED:
             return
         self.phase = Phase.ENDED
+        self.close_code = int(code)
         self.node.tally.closes[int(code)] += 1
         if code != CLOSE_NORMAL:
             self.send(frames.bye(code, retry_after_ms, message))

@@ -20,6 +20,7 @@ from gateway.sessions import dispatch, pushes
 from gateway.sessions.action_sweeper import ActionSweeper
 from gateway.sessions.committer import Committer
 from gateway.sessions.connection import Connection, Phase, Wire
+from gateway.sessions.connection_log import ConnectionLog
 from gateway.sessions.content_rules import make_content_rules
 from gateway.sessions.drain import drain
 from gateway.sessions.expiry import ExpirySweeper
@@ -115,6 +116,7 @@ class Node:
         self.questions = Gate(QUESTIONS_WIDTH)
         self.cold_questions = Gate(COLD_QUESTIONS_WIDTH)
         self.latency = Latency(self.tally)
+        self.connection_log = ConnectionLog(self)
         self.viewing = Viewing(self)
         self.spectator: Viewing | None = None
         """Told of every update while somebody watches events or a player; else None."""
@@ -163,6 +165,7 @@ class Node:
             ("pulse", Pulse(self).run(self._stop)),
             ("watch", self.watch.run(self._stop)),
             ("viewing", self.viewing.run(self._stop)),
+            ("connection log", self.connection_log.run(self._stop)),
         ]
         loop = asyncio.get_running_loop()
         self._services = [loop.create_task(service, name=name) for name, service in services]
@@ -232,6 +235,7 @@ class Node:
                 raise Goodbye(CloseCode.REPLACED)
             older.end(CloseCode.REPLACED)
         self.players[user_id] = connection
+        connection.welcomed = (self.now_ms(), connection.told)
         if self.spectator is not None:
             self.spectator.note_welcomed(connection)
 
@@ -244,6 +248,7 @@ class Node:
             if self.spectator is not None:
                 self.spectator.note_gone(connection)
         self.latency.forget(connection)
+        self.connection_log.note(connection)
         connection.drop_queue()
         connection.pings = []
         task, connection.task = connection.task, None

@@ -33,11 +33,10 @@ _SHOWN = {
 class TracedWire:
     """Passes everything on, at once and unchanged."""
 
-    __slots__ = ("_codec", "_tell", "close_code", "inner")
+    __slots__ = ("_codec", "_tell", "inner")
 
     def __init__(self, inner: Wire, codec: Codec, tell: Tell) -> None:
         self.inner = inner
-        self.close_code: int | None = None
         self._codec = codec
         self._tell = tell
 
@@ -57,7 +56,6 @@ class TracedWire:
             self._tell("note", {"text": f"a frame of {len(payload)} bytes that cannot be shown"})
 
     def close(self, code: int, reason: str = "") -> None:
-        self.close_code = int(code)
         self.inner.close(code, reason)
 
     def abort(self) -> None:

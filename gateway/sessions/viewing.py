@@ -123,8 +123,8 @@ class Viewing:
     def note_gone(self, connection: Connection) -> None:
         user_id = connection.key.user_id
         if user_id in self._traced:
-            code = getattr(connection.wire, "close_code", None)
-            how = {"code": code} if code is not None else {"text": "the socket ended without a close of ours"}
+            code = connection.close_code
+            how = {"code": code} if code else {"text": "the socket ended without a close of ours"}
             self._tell(user_id, "close", {"connection": connection.number, **how})
 
     # ── wants ───────────────────────────────────────────────────────────────────────────────────────────────────────

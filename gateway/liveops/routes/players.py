@@ -29,10 +29,13 @@ from gateway.liveops.shapes import (
     read_cursor,
 )
 from persistence.cold.queries import queries
+from persistence.connections import Connections
 from persistence.errors import PlayerUnknown, StoreUnavailable
 from persistence.export import export_player
 from persistence.operators import Operator
 from persistence.progress_key import ProgressKey
+from persistence.viewing import Row
+from protocol.closes import close_name
 from protocol.limits import QUERY_LIMIT_MAX
 from protocol.state import document
 
@@ -181,6 +184,20 @@ async def list_sessions(
     if len(rows) == limit:
         following = make_cursor(rows[-1]["started_at"].isoformat(), str(rows[-1]["id"]))
     return {"items": items, "next_cursor": following}
+
+
+@router.get("/{user_id}/connections")
+async def list_connections(
+    services: Shared, operator: Viewer, user_id: UserId, limit: Limit = 50, cursor: Cursor = None
+) -> dict[str, Any]:
+    """How their connections went, the newest first: the one that is open, and those that ended in the last 30 days."""
+    place = read_cursor(cursor, int)
+    rows = await Connections(services.cold).list_newest(str(user_id), limit, None if place is None else place[0])
+    items = [_show_connection(row) for row in rows]
+    here = services.hub.table.find(str(user_id))
+    if place is None and here is not None and STATES[here.state] != "disconnected":
+        items.insert(0, _show_open(here))
+    return {"items": items, "next_cursor": make_cursor(rows[-1]["connection"]) if len(rows) == limit else None}
 
 
 @router.get("/{user_id}/path")
@@ -343,6 +360,37 @@ def _empty_progress(experience: str) -> dict[str, Any]:
         "is_hot": False,
         "quarantine": None,
         "state": {},
+    }
+
+
+def _show_connection(row: Any) -> dict[str, Any]:
+    code = row["close_code"]
+    return {
+        "connection": row["connection"],
+        "node": row["node"],
+        "device": row["device_id"],
+        "experience": row["experience_id"],
+        "session_id": str(row["session_id"]),
+        "opened_at": iso(row["opened_at"]),
+        "closed_at": iso(row["closed_at"]),
+        "close_code": code,
+        "close_name": None if code is None else close_name(code),
+        "resumed": row["is_resumed"],
+        "updates": row["updates"],
+        "rtt_ms": None if row["rtt_ms"] is None else round(row["rtt_ms"], 1),
+    }
+
+
+def _show_open(row: Row) -> dict[str, Any]:
+    return {
+        "connection": row.connection,
+        "node": row.node,
+        "device": row.device,
+        "experience": row.experience,
+        "session_id": row.session_id,
+        "opened_at": iso_ms(row.connection),
+        **dict.fromkeys(("closed_at", "close_code", "close_name", "resumed", "updates")),
+        "rtt_ms": row.rtt_ms if row.rtt_ms >= 0 else None,
     }
 
 
