@@ -37,7 +37,7 @@ export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
       setStep({ name: "asking" });
       const answer = await post("actions", { ...asked, reason, dry_run: true });
       setPreview(answer);
-      setStep({ name: "confirm", body: asked, id: crypto.randomUUID?.() });
+      setStep({ name: "confirm", body: asked, id: onceKey() });
     } catch (trouble) {
       setError(trouble);
       setStep({ name: "form" });
@@ -49,7 +49,7 @@ export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
     const { body: asked, id } = step;
     setStep({ ...step, name: "sending" });
     try {
-      const answer = await post("actions", { ...asked, reason, dry_run: false, ...(id ? { id } : {}) });
+      const answer = await post("actions", { ...asked, reason, dry_run: false }, id);
       setStep({ name: "sent", answer });
       onDone?.();
     } catch (trouble) {
@@ -80,6 +80,10 @@ export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
             <footer><button type="submit" class="primary" disabled=${step.name === "asking"}>${step.name === "asking" ? "One moment …" : "Show what it would do"}</button></footer>
           </form>`}
   </dialog>`;
+}
+
+function onceKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((one) => one.toString(16).padStart(2, "0")).join("");
 }
 
 function parseJson(value, label) {
@@ -125,7 +129,7 @@ function Preview({ answer }) {
   const changes = diff(before == null ? {} : asObject(before), after == null ? {} : asObject(after));
   return html`<section class="preview" aria-label="What it would do">
     <h3>What it would do</h3>
-    ${affects && html`<p>${typeof affects === "string" ? affects : affects.text ?? Object.entries(affects).map(([name, value]) => `${name}: ${show(value)}`).join(" · ")}</p>`}
+    ${affects && html`<p>${typeof affects === "string" ? affects : affects.text ? `${affects.text} (${format.count(affects.players)} players, ${format.count(affects.connections)} connected)` : Object.entries(affects).map(([name, value]) => `${name}: ${show(value)}`).join(" · ")}</p>`}
     ${changes.length
       ? html`<div class="scroll"><table><thead><tr><th scope="col">What</th><th scope="col">Now</th><th scope="col">Afterwards</th></tr></thead>
           <tbody>${changes.map((one) => html`<tr><th scope="row">${one.path}</th><td class="before">${show(one.before)}</td><td class="after">${show(one.after)}</td></tr>`)}</tbody></table></div>`

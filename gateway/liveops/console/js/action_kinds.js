@@ -3,8 +3,10 @@
 
 const ROLES = ["viewer", "support", "operator", "admin"];
 
-export function mayDo(me, kind) {
-  return ROLES.indexOf(me.role) >= ROLES.indexOf(KINDS[kind].role);
+/** `isWide`: to more than one player. */
+export function mayDo(me, kind, isWide = false) {
+  const { role, wideRole } = KINDS[kind];
+  return ROLES.indexOf(me.role) >= ROLES.indexOf((isWide && wideRole) || role);
 }
 
 const DAY_S = 86_400;
@@ -13,8 +15,8 @@ const text = (name, label, more = {}) => ({ name, label, type: "text", required:
 /** `scope`: what the target names. `progress` = player and experience. */
 export const KINDS = {
   message: {
-    title: "Send a message", role: "support", scope: "any",
-    fields: [text("text", "Message", { type: "textarea", help: "Players see it in the game, now or when they come back." })],
+    title: "Send a message", role: "support", wideRole: "operator", scope: "any",
+    fields: [text("text", "Message", { type: "textarea", help: "The game shows it. Who is not there gets nothing." })],
     payload: (v) => ({ text: v.text }),
   },
   kick: {
@@ -65,7 +67,7 @@ export const KINDS = {
     fields: [text("stats", "Change in the statistics", { type: "json", value: '{"note": "…"}', help: "A JSON object; its keys replace those of the profile's stats, null removes one." })],
     payload: (v) => ({ stats: JSON.parse(v.stats) }),
   },
-  force_flush: { title: "Save now", role: "support", scope: "progress", help: "Has what is unsaved written to Postgres at once.", fields: [], payload: () => ({}) },
+  force_flush: { title: "Save now", role: "support", scope: "player", help: "Has what is unsaved written to Postgres at once.", fields: [], payload: () => ({}) },
   end_session: { title: "End the session", role: "support", scope: "player", isHard: true, help: "The client starts a new one when it next has something to say.", fields: [], payload: () => ({}) },
   erase: {
     title: "Erase for good", role: "admin", scope: "player", isHard: true,
@@ -74,7 +76,7 @@ export const KINDS = {
     payload: () => ({}),
   },
   maintenance: {
-    title: "Maintenance", role: "operator", scope: "all", isHard: true,
+    title: "Maintenance", role: "admin", scope: "none", isHard: true,
     fields: [
       { name: "on", label: "Maintenance", type: "select", options: [["true", "on: players are sent away and told to come back"], ["false", "off: players may come"]], value: "true" },
       { name: "at", label: "At", type: "datetime", required: false, help: "Your local time; empty: now" },
@@ -82,10 +84,10 @@ export const KINDS = {
     ],
     payload: (v) => ({ on: v.on === "true", at: v.at ? new Date(v.at).toISOString() : null, message: v.message }),
   },
-  drain: { title: "Drain a node", role: "operator", scope: "node", isHard: true, help: "Its players are sent to other nodes, 500 a second; nobody loses a step.", fields: [], payload: () => ({}) },
+  drain: { title: "Drain a node", role: "admin", scope: "node", isHard: true, help: "Its players are sent to other nodes, 500 a second; nobody loses a step.", fields: [], payload: () => ({}) },
   replay_dead_letter: { title: "Replay", role: "operator", scope: "none", help: "Writes the event again. Mend what Postgres refused before.", fields: [], payload: (_, facts) => ({ id: facts.id }) },
-  drop_dead_letter: { title: "Drop", role: "admin", scope: "none", isHard: true, help: "The event is given up for good; the audit log keeps that it was.", fields: [], payload: (_, facts) => ({ id: facts.id }) },
-  release_quarantine: { title: "Release", role: "operator", scope: "none", help: "It is flushed again at once, and put aside again if Postgres still refuses it.", fields: [], payload: (_, facts) => ({ progress: facts.progress }) },
+  drop_dead_letter: { title: "Drop", role: "operator", scope: "none", isHard: true, help: "The event is given up for good; the audit log keeps that it was.", fields: [], payload: (_, facts) => ({ id: facts.id }) },
+  release_quarantine: { title: "Release", role: "operator", scope: "progress", help: "It is flushed again at once, and put aside again if Postgres still refuses it.", fields: [], payload: () => ({}) },
 };
 
 /** Body for POST actions. `facts`: {player, experience, node, id, progress, to}; `to` is what a message is for. */
@@ -96,7 +98,6 @@ export function actionBody(kind, values, facts) {
   if (isPlayer && facts.player) target.player = facts.player;
   if ((scope === "progress" || (scope === "any" && facts.to === "experience")) && facts.experience) target.experience = facts.experience;
   if (scope === "node") target.node = facts.node;
-  if (scope === "all" || (scope === "any" && facts.to === "all")) target.all = true;
-  if (scope === "none" && facts.player) target.player = facts.player;
+  if (scope === "any" && facts.to === "all") target.all = true;
   return { action: kind, target, payload: payload(values, facts) };
 }

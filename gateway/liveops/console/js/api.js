@@ -38,9 +38,10 @@ export function get(path, params, signal) {
   return ask(urlOf(path, params), { method: "GET" }, signal);
 }
 
-export function post(path, body = {}, signal) {
-  const headers = { "Content-Type": "application/json", "X-Wayhold-Csrf": csrf };
-  return ask(urlOf(path), { method: "POST", headers, body: JSON.stringify(body) }, signal);
+/** `once`: a key that makes asking again the same action and not another one. */
+export function post(path, body = {}, once = "") {
+  const headers = { "Content-Type": "application/json", "X-Wayhold-Csrf": csrf, ...(once && { "Idempotency-Key": once }) };
+  return ask(urlOf(path), { method: "POST", headers, body: JSON.stringify(body) });
 }
 
 async function ask(url, options, signal) {

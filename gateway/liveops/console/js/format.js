@@ -56,7 +56,7 @@ export function bytes(value) {
 /** 4.2 s, 3 min, 2 h 5 min, 3 d 4 h */
 export function duration(seconds) {
   if (!isNumber(seconds)) return NONE;
-  if (seconds < 10) return `${decimal(seconds, 1)} s`;
+  if (seconds < 10) return Number.isInteger(seconds) ? `${seconds} s` : `${decimal(seconds, 1)} s`;
   if (seconds < 120) return `${Math.round(seconds)} s`;
   const minutes = Math.round(seconds / 60);
   if (minutes < 60) return `${minutes} min`;

@@ -40,7 +40,7 @@ export class Crowd {
       }
       this.toX[slot] = x;
       this.toY[slot] = y;
-      this.state[slot] = Math.max(0, STATES.indexOf(state));
+      this.state[slot] = state === "recovering" ? 1 : Math.max(0, STATES.indexOf(state));
     }
     for (const id of news.gone ?? []) this.remove(id);
     if (news.clusters) this.clusters = news.clusters.map(([lat, lng, count]) => [...worldOf(lat, lng), count]);

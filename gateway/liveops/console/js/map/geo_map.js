@@ -1,12 +1,13 @@
 // A map as a component: two canvases on top of each other. The ground is painted when the camera moves, the players also
 // when they do; a map where nothing moves costs nothing.
 import { html, useEffect, useMemo, useRef, useState } from "../preact.js";
-import { Camera, worldOf } from "./camera.js";
+import { Camera, placeOf, worldOf } from "./camera.js";
 import { listenToGestures } from "./gestures.js";
 import { paintGround, preparePath, prepareWaypoints } from "./paint_ground.js";
 import { PlayersPainter } from "./paint_players.js";
 
 const COUNT_MS = 500;
+const VIEW_MS = 400;
 
 export function readColours() {
   const style = getComputedStyle(document.documentElement);
@@ -19,7 +20,7 @@ export function readColours() {
 }
 
 /** `crowd` and `path` and `here` ([lat, lng]) may be absent; `fitKey`: when it changes the view is made to fit again. */
-export function GeoMap({ label, waypoints = [], crowd, path = [], here, mode = "auto", fitKey, onPick, onCount, className = "" }) {
+export function GeoMap({ label, waypoints = [], crowd, path = [], here, mode = "auto", fitKey, onPick, onCount, onView, className = "" }) {
   const box = useRef(null);
   const ground = useRef(null);
   const players = useRef(null);
@@ -27,7 +28,7 @@ export function GeoMap({ label, waypoints = [], crowd, path = [], here, mode = "
   const [camera] = useState(() => new Camera());
   const engine = useRef(null);
   latest.current = {
-    crowd, mode, onPick, onCount, fitKey,
+    crowd, mode, onPick, onCount, onView, fitKey,
     scene: useMemo(() => ({ waypoints: prepareWaypoints(waypoints), path: preparePath(path), here: here && worldOf(...here) }), [waypoints, path, here?.[0], here?.[1]]),
   };
 
@@ -47,7 +48,7 @@ export function GeoMap({ label, waypoints = [], crowd, path = [], here, mode = "
     <div class="map-buttons">
       <button type="button" aria-label="Zoom in" onClick=${() => zoom(1.6)}>+</button>
       <button type="button" aria-label="Zoom out" onClick=${() => zoom(1 / 1.6)}>−</button>
-      <button type="button" aria-label="Show everything" title="Show everything" onClick=${() => engine.current.fit()}>⛶</button>
+      <button type="button" aria-label="Show everything" title="Show everything" onClick=${() => engine.current.fit()}>all</button>
     </div>
   </div>`;
 }
@@ -75,6 +76,7 @@ export class MapEngine {
 
   stop() {
     cancelAnimationFrame(this.request);
+    clearTimeout(this.viewTimer);
     this.observer.disconnect();
     this.unlisten();
     removeEventListener("themechange", this.recolour);
@@ -104,7 +106,8 @@ export class MapEngine {
 
   fit() {
     const { scene, crowd } = this.latest.current;
-    const points = [...scene.waypoints.map((one) => one.at), ...scene.path.map((one) => one.world), ...(scene.here ? [scene.here] : [])];
+    // A path is what somebody wants to see where there is one; the waypoints around it are there anyway.
+    const points = scene.path.length ? scene.path.map((one) => one.world) : [...scene.waypoints.map((one) => one.at), ...(scene.here ? [scene.here] : [])];
     const all = points.length ? points : (crowd?.points() ?? []);
     this.camera.fit(all);
     this.isTouched = false;
@@ -120,12 +123,23 @@ export class MapEngine {
     return onPick?.(waypoint ? { waypoint } : null);
   }
 
+  /** South, west, north and east of what is shown, once the camera has come to rest. */
+  tellView(onView) {
+    clearTimeout(this.viewTimer);
+    this.viewTimer = setTimeout(() => {
+      const [south, west] = placeOf(this.camera.worldX(0), this.camera.worldY(this.camera.height));
+      const [north, east] = placeOf(this.camera.worldX(this.camera.width), this.camera.worldY(0));
+      onView([south, west, north, east]);
+    }, VIEW_MS);
+  }
+
   frame(now) {
     this.request = requestAnimationFrame((next) => this.frame(next));
-    const { crowd, mode, scene, fitKey, onCount } = this.latest.current;
+    const { crowd, mode, scene, fitKey, onCount, onView } = this.latest.current;
     if (this.fitted !== (fitKey ?? "") && this.camera.width > 1 && !this.isTouched && this.fit()) this.fitted = fitKey ?? "";
     const isMoving = crowd?.isMoving(now);
     if (!this.isStale && !isMoving) return;
+    if (this.isStale && onView) this.tellView(onView);
     if (this.isStale) paintGround(this.context, this.camera, scene, this.colours);
     this.isStale = false;
     if (!crowd) return;

@@ -17,8 +17,8 @@ export function paintGround(context, camera, { waypoints, path, here }, colours)
   context.fillStyle = colours.ground;
   context.fillRect(0, 0, width, height);
   paintGrid(context, camera, colours);
-  if (path?.length) paintPath(context, camera, path, colours);
   paintWaypoints(context, camera, waypoints, colours);
+  if (path?.length) paintPath(context, camera, path, colours);
   if (here) paintHere(context, camera, here, colours);
   paintScale(context, camera, colours);
 }

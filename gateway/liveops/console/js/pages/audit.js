@@ -73,7 +73,7 @@ function UndoDialog({ row, onClose, onDone }) {
     <header><h2 id="undo-title">Undo ${row.action}</h2><button type="button" class="quiet" aria-label="Close" onClick=${() => dialog.current.close()}>✕</button></header>
     ${row.player && html`<p class="id">${row.player}</p>`}
     ${answer ? html`<${Progress} first=${answer} onDone=${onDone} onClose=${() => dialog.current.close()} />`
-      : html`<form onSubmit=${submit}><p>It becomes: <code>${brief(row.undo, 300)}</code></p>
+      : html`<form onSubmit=${submit}><p>What it does: ${row.undo.does ?? brief(row.undo, 300)}. It is refused if the state has moved on since.</p>
           <${Field} label="Reason" help="Goes into the audit log with your name."><input name="reason" required autofocus maxlength="1000" value=${reason} onInput=${(event) => setReason(event.target.value)} /><//>
           ${error && html`<${Trouble} error=${error} />`}
           <footer><button type="submit" class="danger">Undo it</button></footer></form>`}

@@ -21,15 +21,13 @@ export function DeadLettersPage({ me }) {
     { title: "Experience", cell: (row) => row.experience },
     { title: "What Postgres said", className: "clip", cell: (row) => html`<span title=${row.reason}>${row.reason}</span> <span class="dim">${row.sqlstate ?? ""}</span>` },
     { title: "The event", className: "clip", cell: (row) => html`<span title=${brief(row.payload ?? "", 3000)}>${brief(row.payload ?? "")}</span>` },
-    { title: "", cell: (row) => html`<div class="row-actions">${button("replay_dead_letter", "Replay …", { id: row.id, player: row.player })}${button("drop_dead_letter", "Drop …", { id: row.id, player: row.player })}</div>` },
+    { title: "", cell: (row) => html`<div class="row-actions">${button("replay_dead_letter", "Replay …", { id: row.id })}${button("drop_dead_letter", "Drop …", { id: row.id })}</div>` },
   ];
   const quarantineColumns = [
-    { title: "Since", cell: (row) => html`<${Time} at=${row.since} />` },
     { title: "Player", cell: (row) => html`<${PlayerLink} id=${row.player} experience=${row.experience} />` },
     { title: "Experience", cell: (row) => row.experience },
-    { title: "Unsaved", isNumber: true, cell: (row) => row.pending ?? "–" },
     { title: "What Postgres said", className: "clip", cell: (row) => html`<span title=${row.reason}>${row.reason}</span>` },
-    { title: "", cell: (row) => button("release_quarantine", "Release …", { progress: row.progress, player: row.player, experience: row.experience }) },
+    { title: "", cell: (row) => button("release_quarantine", "Release …", { player: row.player, experience: row.experience }) },
   ];
   return html`<div class="page-head"><h1>Dead letters and quarantine</h1></div>
     <${Panel} title="Quarantine"><p class="dim">Progress whose state Postgres refuses. Its player is told to wait, and nothing of it is saved until it is released.</p>

@@ -51,7 +51,7 @@ function Broadcast({ me }) {
   const experiences = useLoad("experiences");
   const [to, setTo] = useState("");
   return html`<${Loaded} load=${experiences}>${(data) => {
-    if (!mayDo(me, "message")) return html`<${Empty}>Your role (${me.role}) may look, not act.<//>`;
+    if (!mayDo(me, "message", true)) return html`<${Empty}>Your role (${me.role}) may look, not act.<//>`;
     const options = [["", "everybody who is there"], ...data.items.map((one) => [one.experience, `everybody in ${one.experience}`])];
     return html`<p class="dim">Who is not there gets nothing.</p><div class="filters"><${Select} label="To whom" value=${to} options=${options} onChange=${setTo} />
       <${ActionButtons} key=${to} me=${me} mayDo=${mayDo} kinds=${["message"]} facts=${to ? { to: "experience", experience: to } : { to: "all" }} /></div>`;

@@ -25,12 +25,21 @@ function ExperienceMap({ me, chosen, all }) {
   const [mode, setMode] = useState("auto");
   const [picked, setPicked] = useState(null);
   const heard = useRef(false);
-  const feed = useLive({ topics: "players", experience: chosen }, {
+  // More than 2,000 the server puts together itself. Then it is asked for what is in view alone, so that zooming in
+  // shows single players; otherwise everybody is known and the map moves without asking.
+  const [box, setBox] = useState("");
+  const isCut = useRef(false);
+  const onView = ([south, west, north, east]) => {
+    const [high, wide] = [(north - south) / 4, (east - west) / 4];
+    if (isCut.current) setBox([south - high, west - wide, north + high, east + wide].map((one) => one.toFixed(5)).join());
+  };
+  const feed = useLive({ topics: "players", experience: chosen, bbox: box }, {
     players: (news) => {
       // After a reconnect the first news are everybody: who has gone meanwhile is not in them.
       crowd.apply(heard.current ? news : { ...news, full: true }, performance.now());
       heard.current = true;
-      setKnown(crowd.size + crowd.clusters.reduce((sum, [, , count]) => sum + count, 0));
+      isCut.current = !!box || news.clusters?.length > 0;
+      setKnown(news.total ?? crowd.size);
     },
   });
   if (feed.status !== "live") heard.current = false;
@@ -41,9 +50,9 @@ function ExperienceMap({ me, chosen, all }) {
       <${FeedStatus} feed=${feed} /></div>
     <div class="map-page">
       <${GeoMap} label="Players and waypoints of ${chosen}" waypoints=${waypoints} crowd=${crowd} mode=${mode} fitKey=${waypoints.length ? "waypoints" : `players ${known > 0}`}
-        onPick=${setPicked} onCount=${setShown} className="large" />
+        onPick=${setPicked} onCount=${setShown} onView=${onView} className="large" />
       <p class="map-note dim" role="status">
-        <b>${format.count(known)}</b> players known, ${format.count(shown.visible)} in view${shown.isClustered ? ", put together: zoom in for single ones" : ""}.
+        <b>${format.count(known)}</b> players ${box ? "around here" : "with a known place"}, ${format.count(shown.visible)} in view${shown.isClustered ? ", put together: zoom in for single ones" : ""}.
         <span class="key"><i class="dot-playing"></i>playing</span> <span class="key"><i class="dot-suspended"></i>in the background</span> <span class="key"><i class="dot-disconnected"></i>disconnected</span>
         <span class="key"><i class="dot-waypoint"></i>waypoint</span>
         ${me.precise_location ? "" : " Places are rounded to about 110 m for your role."}

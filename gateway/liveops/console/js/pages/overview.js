@@ -36,13 +36,16 @@ export function OverviewPage() {
 }
 
 function asSeconds(series) {
-  const at = series.at.map((one) => (typeof one === "number" ? (one > 1e11 ? one / 1000 : one) : new Date(one).getTime() / 1000));
-  return { ...series, at };
+  return { ...series, at: series.at.map(secondsOf) };
+}
+
+function secondsOf(at) {
+  return typeof at === "number" ? at : new Date(at).getTime() / 1000;
 }
 
 function append(series, figures) {
-  const at = (format.toMs(figures.at) ?? Date.now()) / 1000;
-  if (series.at.length && at <= series.at.at(-1)) return series;
+  const at = secondsOf(figures.at ?? Date.now() / 1000);
+  if (series.at.length && at - series.at.at(-1) < 0.9) return series;
   const longer = {};
   for (const [name, values] of Object.entries(series)) {
     longer[name] = [...values, name === "at" ? at : (figures[name] ?? null)].slice(-POINTS_MAX);

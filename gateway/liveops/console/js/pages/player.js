@@ -37,7 +37,7 @@ export function PlayerPage({ me, route }) {
     player: (news) => {
       const heardAt = Date.now();
       const items = (news.items ?? []).map((item) => ({ ...item, heardAt }));
-      setTrace((old) => ({ items: [...items.reverse(), ...old.items].slice(0, TRACE_MAX), dropped: news.dropped ?? old.dropped }));
+      setTrace((old) => ({ items: [...items.reverse(), ...old.items].slice(0, TRACE_MAX), dropped: old.dropped + (news.dropped ?? 0) }));
       if (!timer.current) refresh();
     },
   });

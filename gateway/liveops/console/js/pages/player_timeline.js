@@ -5,7 +5,7 @@ import { Badge, brief, Empty, FeedStatus, Loaded, Pager, Panel, Table, Time } fr
 
 export const TRACE_MAX = 200;
 const QUIET_KINDS = new Set(["ack", "saved", "pong", "ping"]);
-const KNOWN = new Set(["at", "kind", "text", "heardAt", "player", "user_id"]);
+const KNOWN = new Set(["at", "kind", "text", "heardAt", "player", "user_id", "experience", "device", "node"]);
 
 export function Timeline({ id, experience, trace, feed }) {
   const [view, setView] = useState("live");

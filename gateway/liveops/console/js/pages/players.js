@@ -24,8 +24,8 @@ export function PlayersPage({ route }) {
     { title: "Experience", cell: (row) => row.experience },
     { title: "Where", className: "clip", cell: (row) => html`<span title=${row.location}>${row.location ?? "–"}</span>` },
     { title: "Last active", sort: "last_activity", cell: (row) => html`<${Ago} at=${row.last_activity_at} />` },
-    { title: "Since", sort: "started", cell: (row) => html`<${Ago} at=${row.started_at} />` },
-    { title: "Updates", isNumber: true, cell: (row) => format.count(row.updates) },
+    { title: "Since", sort: "started_at", cell: (row) => html`<${Ago} at=${row.started_at} />` },
+    { title: "Updates", isNumber: true, sort: "accepted", cell: (row) => format.count(row.updates) },
     { title: "Unsaved", isNumber: true, sort: "pending", cell: (row) => format.count(row.pending) },
     { title: "Round trip", isNumber: true, sort: "rtt_ms", cell: (row) => format.ms(row.rtt_ms) },
     { title: "Node", cell: (row) => row.node },
@@ -39,8 +39,8 @@ export function PlayersPage({ route }) {
       <${Select} label="Experience" value=${experience} onChange=${(value) => set({ experience: value })}
         options=${[["", "every experience"], ...(experiences.data?.items ?? []).map((one) => one.experience)]} />
       <${Select} label="State" value=${state} onChange=${(value) => set({ state: value })}
-        options=${[["", "every state"], "playing", "suspended", "disconnected"]} />
-      <input type="number" min="0" step="50" placeholder="round trip ≥ ms" aria-label="Round trip of at least, in ms" value=${lag_ms_min} onChange=${(event) => set({ lag_ms_min: event.target.value })} />
+        options=${[["", "every state"], "playing", ["suspended", "in the background"], "recovering", "disconnected"]} />
+      <input type="number" min="0" step="1000" placeholder="silent for ≥ ms" aria-label="Not heard for at least, in ms" value=${lag_ms_min} onChange=${(event) => set({ lag_ms_min: event.target.value })} />
       <input type="text" placeholder="near: lat,lng,metres" aria-label="Near a place: latitude, longitude, metres" value=${near} onChange=${(event) => set({ near: event.target.value.replaceAll(" ", "") })} />
     </form>
     <${Loaded} load=${load} what="Looking for players">${(data) => html`
