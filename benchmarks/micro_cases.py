@@ -225,7 +225,7 @@ class Bench:
         """From bytes of the network to a payload."""
         frames = self.next_frames()
         receive = Node.__dict__["receive"]
-        Node.receive = staticmethod(lambda connection, payload: None)  # type: ignore[assignment]
+        Node.receive = staticmethod(lambda connection, payload: None)
         try:
             with clock:
                 for socket, frame in zip(self.sockets, frames, strict=True):

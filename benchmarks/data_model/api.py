@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from benchmarks.data_model.players import Pace, Times
@@ -86,11 +87,12 @@ async def run_analytics(
         now = datetime.now(UTC)
         return Window(now - timedelta(days=days), now)
 
+    def ask_engagement(days: int) -> Awaitable[Any]:
+        return analytics.find_engagement(experience, rng.choice(contents), last(days))
+
     questions: dict[str, Callable[[], Awaitable[Any]]] = {}
     for days in workload["windows_days"]:
-        questions[f"engagement of a waypoint, {days} d"] = lambda days=days: analytics.find_engagement(
-            experience, rng.choice(contents), last(days)
-        )
+        questions[f"engagement of a waypoint, {days} d"] = partial(ask_engagement, days)
     longest = max(workload["windows_days"])
     first_day = datetime.now(UTC).date() - timedelta(days=longest)
     questions |= {

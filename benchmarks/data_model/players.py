@@ -317,14 +317,14 @@ class Load:
                 say({"gone": player.user_id, "at": time.time()})
             # They come one after the other over a whole visit, so that they leave so, too.
             while len(inside) < at_once and len(inside) < at_once * max(0.02, (now - began) / visit_s):
-                player = next(waiting, None)
-                if player is None:
+                coming = next(waiting, None)
+                if coming is None:
                     break
                 with contextlib.suppress(OSError, TimeoutError):
-                    await player.connect()
-                    await asyncio.wait_for(player.welcome.wait(), ANSWER_DEADLINE_S)
-                    inside.append((clock() + visit_s, player))
-                    say({"came": player.user_id})
+                    await coming.connect()
+                    await asyncio.wait_for(coming.welcome.wait(), ANSWER_DEADLINE_S)
+                    inside.append((clock() + visit_s, coming))
+                    say({"came": coming.user_id})
             for number, _ in updates.due():
                 if inside:
                     inside[number % len(inside)][1].send_update()
