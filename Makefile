@@ -37,6 +37,10 @@ run: setup-run ## start Wayhold with its own Valkey and Postgres in .data; Ctrl-
 	$(info $(PYTHON_DIR)/wayhold dev $(ARGS))
 	@$(PYTHON_DIR)/python tools/run_in_foreground.py $(PYTHON_DIR)/wayhold dev $(ARGS)
 
+demo: setup-run ## the same with fifty walking players, so that the console has something to show
+	$(info $(PYTHON_DIR)/python tools/demo.py $(PYTHON_DIR)/wayhold $(ARGS))
+	@$(PYTHON_DIR)/python tools/run_in_foreground.py $(PYTHON_DIR)/python tools/demo.py $(PYTHON_DIR)/wayhold $(ARGS)
+
 test: setup ## all tests that need only Python, on real servers
 	$(call timed,$(TEST_TAKES),$(PYTHON_DIR)/python -m pytest $(ARGS))
 	@$(PYTHON_DIR)/python tools/test_clients.py
@@ -71,7 +75,7 @@ bench-data-model: setup-run ## the data model's tables of targets with a measure
 	$(call timed,$(or $(MINUTES),10) minutes and once 10 more to fill a database,$(PYTHON_DIR)/python -m benchmarks.data_model --minutes $(or $(MINUTES),10) $(ARGS))
 
 # Named so that scripts can rely on the names. Not listed by `make` until there is something behind them.
-fuzz demo:
+fuzz:
 	@echo 'make $@: not part of Wayhold yet'; exit 2
 
 TEST_TAKES = 8 minutes
