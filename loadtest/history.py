@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_json
+
 
 def now_ms() -> float:
     return time.time_ns() / 1_000_000
@@ -241,7 +243,8 @@ class HistoryWriter:
         os.close(self._file)
 
     def _write(self, record: list[Any]) -> None:
-        self._buffer += json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        # A tenth of what json.dumps takes, and this is written three times for each update.
+        self._buffer += to_json(record, inf_nan_mode="constants") + b"\n"
         if self._is_crash_safe or len(self._buffer) >= self.BUFFER_BYTES_MAX:
             self.flush()
 

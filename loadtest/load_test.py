@@ -33,7 +33,7 @@ from loadtest.report import report_freeze
 from loadtest.run_players import PlayersPlan
 from loadtest.server_meter import ServerMeter, Use
 from loadtest.stored import connect, get_commits, list_stream_ends
-from loadtest.tally import find_rss_bytes
+from loadtest.tally import find_memory_bytes
 from loadtest.target import Target, TargetMissing, TargetRefused
 
 # Streams of killed players are drained when nothing has moved for as long as several flushes take.
@@ -289,7 +289,7 @@ class LoadTest:
         before_s, at_s = self._tool_before or (cpu_s, now_s)
         self._tool_before = (cpu_s, now_s)
         cores = (cpu_s - before_s) / (now_s - at_s) if now_s > at_s else 0.0
-        return Use(cpu_s, max(0.0, cores), counts["rss_bytes"] + find_rss_bytes())
+        return Use(cpu_s, max(0.0, cores), counts["rss_bytes"] + find_memory_bytes())
 
     def _note_cost(self, counts: dict[str, Any]) -> None:
         """What the play itself costs: without the ramp before it and the settling after it."""
@@ -301,7 +301,7 @@ class LoadTest:
         if self.first_look is None:
             self.first_look = look
         self.last_look = look
-        self.tool_rss_bytes_max = max(self.tool_rss_bytes_max, counts["rss_bytes"] + find_rss_bytes())
+        self.tool_rss_bytes_max = max(self.tool_rss_bytes_max, counts["rss_bytes"] + find_memory_bytes())
 
     def find_cost(self) -> dict[str, float]:
         """CPU per accepted update of the tool and of the gateways (where they are of this machine), and memory."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
-import random
 import sys
 import uuid
 from collections.abc import Coroutine
@@ -26,6 +25,7 @@ from loadtest.experience import WYLDING_WOODS, Experience, find_experience
 from loadtest.history import HistoryWriter, now_ms
 from loadtest.mud import Mud
 from loadtest.phone import Account
+from loadtest.player_random import make_random
 from loadtest.ramp import Stage, Stay, plan_stays
 from loadtest.scenario_choice import DEFAULT, make_scenario
 from loadtest.schedule import Schedule
@@ -169,7 +169,7 @@ def _make_player(plan: PlayersPlan, index: int, game: Game) -> Player:
     secret = bytes.fromhex(plan.secret_hex) if plan.secret_hex is not None else None
     target = Target(plan.url, None, token=plan.token, secret=secret)
     account = Account(plan.url, plan.experience, user_id, functools.partial(target.make_token, user_id))
-    return Player(index, account, random.Random(f"{plan.random_seed}/{index}"), game)
+    return Player(index, account, make_random(f"{plan.random_seed}/{index}"), game)
 
 
 def _find_experience(experience_id: str) -> Experience:

@@ -10,6 +10,7 @@ Pure; when steps are made is up to player.py.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,6 +45,19 @@ class StoryStep:
 class Story:
     """The endless story of one player."""
 
+    __slots__ = (
+        "_achievements",
+        "_active",
+        "_at",
+        "_collectibles",
+        "_is_completed",
+        "_items",
+        "_quests",
+        "_rng",
+        "_visits",
+        "_waypoints",
+    )
+
     def __init__(self, experience: Experience, rng: random.Random) -> None:
         self._waypoints = experience.waypoints
         self._items = experience.items or ITEMS
@@ -55,25 +69,10 @@ class Story:
         self._active: list[str] = []
         self._visits = 0
         self._is_completed = False
-        self._chapters: tuple[tuple[Callable[[], StoryStep], int], ...] = (
-            (self._visit, 40),
-            (self._collect_item, 14),
-            (self._collect_counted, 14),
-            (self._quest, 9),
-            (self._arrive, 4),
-            (self._change_flags, 6),
-            (self._count, 5),
-            (self._remember, 3),
-            (self._meet, 2),
-            (self._achieve, 1),
-            (self._write_note, 1),
-            (self._break_rules, 1),
-        )
-        self._weights = [weight for _, weight in self._chapters]
 
     def next_step(self) -> StoryStep:
-        (chapter, _), *_ = self._rng.choices(self._chapters, self._weights)
-        step = chapter()
+        (chapter,) = self._rng.choices(_CHAPTERS, cum_weights=_WEIGHTS)
+        step = chapter(self)
         past_s = self._rng.randrange(1, PAST_S_MAX) if self._rng.random() < PAST_PART else 0
         is_durable = self._rng.random() < DURABLE_PART
         return StoryStep(step.event, step.effects, is_durable, past_s, step.expected_code)
@@ -176,3 +175,22 @@ class Story:
                 ),
             )
         )
+
+
+# One table for all players: each of theirs would be a kilobyte.
+_WEIGHED: tuple[tuple[Callable[[Story], StoryStep], int], ...] = (
+    (Story._visit, 40),
+    (Story._collect_item, 14),
+    (Story._collect_counted, 14),
+    (Story._quest, 9),
+    (Story._arrive, 4),
+    (Story._change_flags, 6),
+    (Story._count, 5),
+    (Story._remember, 3),
+    (Story._meet, 2),
+    (Story._achieve, 1),
+    (Story._write_note, 1),
+    (Story._break_rules, 1),
+)
+_CHAPTERS = tuple(chapter for chapter, _ in _WEIGHED)
+_WEIGHTS = tuple(itertools.accumulate(weight for _, weight in _WEIGHED))
