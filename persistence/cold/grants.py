@@ -40,6 +40,13 @@ BEGIN
     -- Partitions are reached through their parent, so nothing is granted on them.
     REVOKE ALL ON player_progress_events FROM wayhold_app;
     GRANT SELECT, INSERT ON player_progress_events TO wayhold_app;
+    -- What acts as the owner, and is nobody else's: making months of events, removing what became too old.
+    FOR name IN
+        SELECT p.oid::regprocedure FROM pg_proc p
+        WHERE p.pronamespace = current_schema()::regnamespace AND p.prosecdef AND pg_has_role(p.proowner, 'USAGE')
+    LOOP
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO wayhold_app', name);
+    END LOOP;
 END
 $$
 """

@@ -48,6 +48,33 @@ async def test_flusher_and_gateway_cannot_change_what_happened(stores: Stores, s
         await pool.close()
 
 
+AS_OWNER = (
+    "SELECT ensure_event_partitions(current_date, current_date)",
+    "SELECT move_event_horizon('somewhere', 1)",
+    "SELECT * FROM remove_old_events('somewhere', now(), 1, 'a test', 1)",
+    "SELECT drop_old_event_partitions()",
+)
+
+
+async def test_what_acts_as_the_owner_is_for_the_role_and_for_nobody_else(stores: Stores) -> None:
+    """Postgres lets everybody call a new function: any login could have had a whole experience's events removed."""
+    owner = await asyncpg.connect(stores.database_url)
+    try:
+        listed = await owner.fetch("SELECT proname FROM pg_proc WHERE prosecdef AND proname !~ '^pg_'")
+        assert all(any(row["proname"] in statement for statement in AS_OWNER) for row in listed)
+        await owner.execute("DROP ROLE IF EXISTS wayhold_test_login; CREATE ROLE wayhold_test_login NOINHERIT")
+        await owner.execute("GRANT USAGE ON SCHEMA public TO wayhold_test_login")
+        for statement in AS_OWNER:
+            await owner.execute("SET ROLE wayhold_test_login")
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await owner.execute(statement)
+            await owner.execute("SET ROLE wayhold_app")
+            await owner.execute(statement)
+    finally:
+        await drop_role(owner)
+        await owner.close()
+
+
 async def test_erase_removes_events_all_the_same(stores: Stores) -> None:
     player = stores.player()
     await player.hello()

@@ -200,7 +200,7 @@ async def test_a_role_that_may_only_append_may_sweep(events: Events, database_ur
     await events.add(progress, NOW - 45 * DAY)
     role = f"appender_{uuid.uuid4().hex[:8]}"
     await events.connection.execute(f"CREATE ROLE {role}")
-    await events.connection.execute(f"GRANT SELECT, INSERT ON ALL TABLES IN SCHEMA public TO {role}")
+    await events.connection.execute(f"GRANT wayhold_app TO {role}")
     try:
         await events.connection.execute(f"SET ROLE {role}")
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
