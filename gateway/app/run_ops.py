@@ -14,16 +14,18 @@ import asyncio
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+
+from fastapi import FastAPI
 
 from gateway.app.analytics_for_api import answer_analytics
 from gateway.app.children import open_listeners
 from gateway.app.errors import ExitCode, find_command_error
 from gateway.app.experience_files import load_experiences
 from gateway.app.launch import raise_file_limit
-from gateway.app.local_token import keep_local_token
 from gateway.app.ops_http import OpsServer, StoreHealth, make_health_routes
 from gateway.app.ops_token import make_ops_token, remove_ops_token
 from gateway.app.serve import require_server_urls
@@ -79,86 +81,104 @@ async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
     assert settings.redis_url is not None and settings.database_url is not None
     stop = StopRequest()
     stop.install(inheritance)
-    definitions = load_experiences(settings)
     listener = inheritance.ops_socket or open_listeners(settings.ops_host, settings.ops_port, 1, "ops")[0]
     reports_dir = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
-    clock = time.monotonic
 
     def list_all_reports() -> list[NodeReport]:
         return list_reports(Path(reports_dir)) if reports_dir else []
 
-    def judge() -> Readiness:
-        return judge_gateways(list_all_reports(), settings.workers, clock())
-
     async with AsyncExitStack() as stack:
-        hot = await HotStore.open(
-            settings.redis_url,
-            partitions=settings.redis_partitions,
-            flush_interval_s=settings.flush_interval_s,
-            session_expiry_s=settings.session_expiry_s,
-            progress_idle_s=settings.progress_idle_s,
-            pending_updates_max=settings.pending_updates_max,
-            pending_bytes_max=settings.pending_bytes_max,
-        )
-        stack.push_async_callback(hot.close)
-        cold = await ColdStore.open(settings.database_url, pool_max=DATABASE_CONNECTIONS)
-        stack.push_async_callback(cold.close)
-        analytics = await Analytics.open(settings.database_url)
-        stack.push_async_callback(analytics.close)
-        operators = Operators(cold)
         local_token = ""
         if inheritance.lifeline_fd is not None and not inheritance.is_production:
             local_token = make_ops_token(settings.data_dir)
             stack.callback(remove_ops_token, settings.data_dir, local_token)
-        stores = StoreHealth(hot.time_ms, cold.ping, clock)
-
-        async def ask_health() -> dict[str, str]:
-            await stores.refresh()
-            said = {"redis": stores.redis_error, "postgresql": stores.postgres_error}
-            return {name: "ok" if error is None else "error" for name, error in said.items()}
-
-        hub = LiveHub(hot, list_all_reports, clock=clock)
-        services = Services(
-            hot=hot,
-            cold=cold,
-            analytics=analytics,
-            progress=PlayerProgress(hot, cold, caller="live-ops", definitions=definitions),
-            operators=operators,
-            access=Access(operators, clock, local_token),
-            redis_url=settings.redis_url,
-            database_url=settings.database_url,
-            definitions=definitions,
-            clock=clock,
-            hub=hub,
-            ask_health=ask_health,
-            answer_analytics=partial(answer_analytics, analytics, definitions),
-            judge=judge,
-            list_reports=list_all_reports,
+        app, services = await open_ops_app(
+            stack,
+            settings,
+            list_all_reports,
             is_production=inheritance.is_production,
-            version=get_version(),
             setup_key=inheritance.setup_key,
+            local_token=local_token,
         )
-        actions = LiveOpsActions(hot, cold, settings.database_url, progress=services.progress)
-        services.extras["actions"] = actions
-        stack.push_async_callback(actions.close)
-        actions_end = asyncio.Event()
-        sweeping = asyncio.create_task(actions.run(actions_end), name="actions")
-        stack.push_async_callback(_end, sweeping, actions_end)
-        hub.refresh = services.refresh_health
-        hub_end = asyncio.Event()
-        stack.push_async_callback(_end, asyncio.create_task(hub.run(hub_end), name="live"), hub_end)
-        if not inheritance.is_production and inheritance.lifeline_fd is not None:
-            await keep_local_token(operators, settings.data_dir)
-        app = make_app(services, make_health_routes(judge, stores, render_all))
         server = OpsServer(app, listener, connections_max=REQUESTS_MAX)
         await server.start()
         stack.push_async_callback(server.stop)
         ops_port = int(listener.getsockname()[1])
-        inheritance.report_ready(ops_port=ops_port, needs_setup=await _needs_setup(operators))
+        inheritance.report_ready(ops_port=ops_port, needs_setup=await _needs_setup(services.operators))
         log.info("started", ops_port=ops_port)
         await stop.requested.wait()
     log.info("stopped")
     return ExitCode.OK
+
+
+async def open_ops_app(
+    stack: AsyncExitStack,
+    settings: Settings,
+    list_all_reports: Callable[[], list[NodeReport]],
+    *,
+    is_production: bool,
+    setup_key: str,
+    local_token: str = "",
+) -> tuple[FastAPI, Services]:
+    """The app with all that it stands on, running; `stack` ends it in the right order."""
+    assert settings.redis_url is not None and settings.database_url is not None
+    definitions = load_experiences(settings)
+    clock = time.monotonic
+
+    def judge() -> Readiness:
+        return judge_gateways(list_all_reports(), settings.workers, clock())
+
+    hot = await HotStore.open(
+        settings.redis_url,
+        partitions=settings.redis_partitions,
+        flush_interval_s=settings.flush_interval_s,
+        session_expiry_s=settings.session_expiry_s,
+        progress_idle_s=settings.progress_idle_s,
+        pending_updates_max=settings.pending_updates_max,
+        pending_bytes_max=settings.pending_bytes_max,
+    )
+    stack.push_async_callback(hot.close)
+    cold = await ColdStore.open(settings.database_url, pool_max=DATABASE_CONNECTIONS)
+    stack.push_async_callback(cold.close)
+    analytics = await Analytics.open(settings.database_url)
+    stack.push_async_callback(analytics.close)
+    operators = Operators(cold)
+    stores = StoreHealth(hot.time_ms, cold.ping, clock)
+
+    async def ask_health() -> dict[str, str]:
+        await stores.refresh()
+        said = {"redis": stores.redis_error, "postgresql": stores.postgres_error}
+        return {name: "ok" if error is None else "error" for name, error in said.items()}
+
+    hub = LiveHub(hot, list_all_reports, clock=clock)
+    services = Services(
+        hot=hot,
+        cold=cold,
+        analytics=analytics,
+        progress=PlayerProgress(hot, cold, caller="live-ops", definitions=definitions),
+        operators=operators,
+        access=Access(operators, clock, local_token),
+        redis_url=settings.redis_url,
+        database_url=settings.database_url,
+        definitions=definitions,
+        clock=clock,
+        hub=hub,
+        ask_health=ask_health,
+        answer_analytics=partial(answer_analytics, analytics, definitions),
+        judge=judge,
+        list_reports=list_all_reports,
+        is_production=is_production,
+        version=get_version(),
+        setup_key=setup_key,
+    )
+    hub.refresh = services.refresh_health
+    actions = LiveOpsActions(hot, cold, settings.database_url, progress=services.progress)
+    services.extras["actions"] = actions
+    stack.push_async_callback(actions.close)
+    ended = asyncio.Event()
+    for work, name in ((actions.run(ended), "actions"), (hub.run(ended), "live")):
+        stack.push_async_callback(_end, asyncio.create_task(work, name=name), ended)
+    return make_app(services, make_health_routes(judge, stores, render_all)), services
 
 
 async def _end(task: asyncio.Task[None], ended: asyncio.Event) -> None:
