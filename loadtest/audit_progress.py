@@ -193,63 +193,56 @@ class ProgressAudit:
                 self._find("lost", step.device, seq, "its stream number says saved, but it has no row")
         self._replayed[stream.device] = max(self._replayed[stream.device], up_to)
 
-    def _choose_model(self) -> StateModel:
-        """
-        What the state is held against: what the updates make of it. Where rows are missing or there twice, the state of
-        just those rows is no further mistake, but the same one seen again.
-        """
-        if not self._is_odd or not list_differences(self._model.document(), self._stored.state):
-            return self._model
-        for is_repeating in (False, True):
-            model = StateModel()
-            seen: set[tuple[str, int]] = set()
-            for row in self._stored.rows:
-                step = self._find_step(row.device, row.seq)
-                if step is not None and (is_repeating or (row.device, row.seq) not in seen):
-                    model.apply(step.event, step.effects)
-                seen.add((row.device, row.seq))
-            if not list_differences(model.document(), self._stored.state):
-                return model
-        return self._model
-
     def _check_state(self) -> None:
-        stored, model = self._stored, self._choose_model()
-        expected = model.document()
-        for difference in list_differences(expected, stored.state):
-            self._find("state_mismatches", "", 0, f"state: {difference}")
+        """
+        State, completion and profile against what the updates make of them. Where rows are missing or there twice, what
+        just these rows make is no further mistake, but the same one seen again.
+        """
+        complaints = self._list_complaints(self._model)
+        if complaints and self._is_odd:
+            for is_repeating in (False, True):
+                if not self._list_complaints(self._replay_rows(is_repeating)):
+                    return
+        for what in complaints:
+            self._find("state_mismatches", "", 0, what)
+
+    def _replay_rows(self, is_repeating: bool) -> StateModel:
+        """What the rows alone make, each once or as often as it is there."""
+        model = StateModel()
+        seen: set[tuple[str, int]] = set()
+        for row in self._stored.rows:
+            step = self._find_step(row.device, row.seq)
+            if step is not None and (is_repeating or (row.device, row.seq) not in seen):
+                model.apply(step.event, step.effects)
+            seen.add((row.device, row.seq))
+        return model
+
+    def _list_complaints(self, model: StateModel) -> list[str]:
+        """Where what is stored beside the rows differs from the model."""
+        stored, expected = self._stored, model.document()
+        found = [f"state: {difference}" for difference in list_differences(expected, stored.state)]
         location = expected.get("current_location")
         if stored.current_location != (location if isinstance(location, str) else None):
-            what = f"column current_location is {stored.current_location!r}, the state's is {location!r}"
-            self._find("state_mismatches", "", 0, what)
+            found.append(f"column current_location is {stored.current_location!r}, the state's is {location!r}")
         missing = model.achievements - set(stored.achievements)
         if missing:
-            self._find("state_mismatches", "", 0, f"the profile lacks the achievements {sorted(missing)}")
+            found.append(f"the profile lacks the achievements {sorted(missing)}")
         if len(stored.achievements) != len(set(stored.achievements)):
-            self._find("state_mismatches", "", 0, "the profile names an achievement twice")
-        if not stored.is_partly_seen:
-            self._check_columns(model)
-
-    def _check_columns(self, model: StateModel) -> None:
-        stored = self._stored
+            found.append("the profile names an achievement twice")
+        if stored.is_partly_seen:
+            return found
+        did = "did" if model.is_completed else "did not"
         if (stored.completed_at is not None) != model.is_completed:
-            what = f"completed_at is {stored.completed_at}, but the player {_did(model.is_completed)} complete it"
-            self._find("state_mismatches", "", 0, what)
+            found.append(f"completed_at is {stored.completed_at}, but the player {did} complete it")
         if (stored.completion_percentage >= 100) != model.is_completed:
-            what = (
-                f"completion is {stored.completion_percentage} %, but the player {_did(model.is_completed)} complete it"
-            )
-            self._find("state_mismatches", "", 0, what)
+            found.append(f"completion is {stored.completion_percentage} %, but the player {did} complete it")
         drift = stored.total_distance_meters - stored.distance_of_all_experiences
         if abs(drift) > DISTANCE_TOLERANCE_M:
-            what = (
+            found.append(
                 f"the profile's total distance is {stored.total_distance_meters}, "
                 f"its experiences sum up to {stored.distance_of_all_experiences}"
             )
-            self._find("state_mismatches", "", 0, what)
-
-
-def _did(is_so: bool) -> str:
-    return "did" if is_so else "did not"
+        return found
 
 
 def _list_row_differences(step: Step, row: StoredRow, privacy: Privacy, tolerance_s: float) -> Iterable[str]:

@@ -187,18 +187,7 @@ def run(args: argparse.Namespace) -> int:
         reports = read_report_options(args)
         if reports.is_about_reports:
             return run_about_reports(reports)
-        options = read_options(args)
-        find_privacy(options.experience)  # a definition that cannot be used is found before anybody plays
-        for track in options.tracks:
-            read_track(track)
-        target = find_target(args)
-        check_auditable(target, reports.audit, is_no_return=options.is_no_return)
-        if options.needs_processes:
-            target.list_processes()
-        here = options.shard.find_part(options.players)[1]
-        check_files(here, options.processes, sockets_each=options.sockets_each)
-        check_addresses(here, target.url, options.source_addresses)
-        return asyncio.run(_run(options, target))
+        return asyncio.run(_run(*prepare(args)))
     except (TargetRefused, ExperienceRefused, TrackRefused) as refused:
         print(f"wayhold loadtest: {refused}", file=sys.stderr)
         return EXIT_USAGE
@@ -207,6 +196,28 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_DEPENDENCY
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+
+
+def prepare(args: argparse.Namespace) -> tuple[Options, Target]:
+    """
+    What to play and where, after everything that can be checked before.
+
+    Raises:
+        TargetRefused, ExperienceRefused, TrackRefused: a flag, or a file that it names, cannot be used.
+        TargetMissing: nothing to play on, or to audit.
+    """
+    options = read_options(args)
+    find_privacy(options.experience)  # a definition that cannot be used is found before anybody plays
+    for track in options.tracks:
+        read_track(track)
+    target = find_target(args)
+    check_auditable(target, options.reports.audit, is_no_return=options.is_no_return)
+    if options.needs_processes:
+        target.list_processes()
+    here = options.shard.find_part(options.players)[1]
+    check_files(here, options.processes, sockets_each=options.sockets_each)
+    check_addresses(here, target.url, options.source_addresses)
+    return options, target
 
 
 async def _run(options: Options, target: Target) -> int:
