@@ -506,3 +506,25 @@ async def test_state_that_neither_updates_nor_rows_explain_is_told_beside_a_lost
     await ground.execute("UPDATE experience_progress SET state = state || '{\"gold\": 1}' WHERE id = :progress")
     report = await ground.audit()
     assert (report.lost, report.state_mismatches) == (1, 1), report.lines()
+
+
+async def test_achievement_of_a_lost_update_is_the_same_mistake_seen_again(database_url: str) -> None:
+    """
+    Achievements stand in the profile, not in the state: a lost one left the state as it was, and the audit held the
+    profile against all updates and told a second finding beside the lost row.
+    """
+    played = Played(23, devices=1)
+    index = next(
+        index
+        for index, (step, _) in enumerate(played.rows)
+        if step.event is not None and step.event["type"] == "achievement_unlocked"
+    )
+    gone, _ = played.rows.pop(index)
+    played.model = StateModel()
+    for stored, _ in played.rows:
+        played.model.apply(stored.event, stored.effects)
+    assert gone.event is not None and gone.event["content_id"] not in played.model.achievements
+    async with _connected(database_url) as connection:
+        await played.store(connection)
+    report = await audit([played.history], database_url)
+    assert [(finding.kind, finding.seq) for finding in report.findings] == [("lost", gone.seq)], report.lines()
