@@ -59,7 +59,8 @@ async def check_origin(page: Page, dev: RunningDev) -> None:
     assert not elsewhere
     # The browser's own icon of a date field is a data: URL; nothing of ours is one.
     assert all(url.startswith("data:image/svg+xml;base64,") for url in page.requests if url.startswith("data:"))
-    assert not page.complaints
+    # Asking who is signed in, before anybody is, is answered 401, and a browser writes that down.
+    assert not [one for one in page.complaints if "401" not in one or not one.endswith("/api/v1/me")]
 
 
 async def test_an_operator_finds_helps_and_bans_a_player_and_reads_it_all_in_the_audit_log(dev: RunningDev) -> None:
@@ -111,7 +112,7 @@ async def test_an_operator_finds_helps_and_bans_a_player_and_reads_it_all_in_the
 
         # Everything stands in the audit log, with what was given for a reason.
         await page.go_to(f"{console_url(dev)}#/audit?player={player.id}")
-        for text in ("grant_item", "take_item", "ban", "wrong player", "rude to others", "lost in the mud <img"):
+        for text in ("grant_item", "undo of", "ban", "wrong player", "rude to others", "lost in the mud <img"):
             await page.wait_for_text(text, inside="main")
         assert await page.evaluate("!document.querySelector('main img, main td b b')")
         await check_origin(page, dev)
@@ -128,9 +129,9 @@ async def test_every_page_shows_what_there_is_without_a_complaint_of_the_browser
             (f"player/{players[1].id}", "visited_waypoints"),
             (f"map/{EXPERIENCE}", "in view"),
             ("events", "Pause"),
-            (f"analytics/{EXPERIENCE}", players[0].client.state.get("current_location", "_inter_")),
+            (f"analytics/{EXPERIENCE}", "_inter_"),
             ("dead-letters", "There are no dead letters"),
-            ("audit", "operator"),
+            ("audit", "login"),
             ("maintenance", "Players may come and play"),
         ):
             await page.go_to(f"{url}#/{hash}")

@@ -20,7 +20,11 @@ export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
   const [preview, setPreview] = useState(null);
   const [step, setStep] = useState({ name: "form" }); // form, asking, confirm, sending, sent
   const [error, setError] = useState(null);
-  useEffect(() => dialog.current.showModal(), []);
+  useEffect(() => {
+    const shown = dialog.current;
+    shown.showModal();
+    return () => shown.close(); // gives the focus back to where it was
+  }, []);
 
   const body = () => {
     for (const field of spec.fields) {
@@ -59,12 +63,12 @@ export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
   };
 
   return html`<dialog ref=${dialog} class="action ${spec.isHard ? "hard" : ""}" aria-labelledby="action-title" onClose=${onClose}>
-    <header><h2 id="action-title">${spec.title}</h2><button type="button" class="quiet" aria-label="Close" onClick=${() => dialog.current.close()}>✕</button></header>
+    <header><h2 id="action-title">${spec.title}</h2><button type="button" class="quiet" aria-label="Close" onClick=${onClose}>✕</button></header>
     ${me.is_production && html`<p class="production-note">Production</p>`}
     <${Facts} facts=${facts} scope=${spec.scope} />
     ${spec.help && html`<p class="dim">${spec.help}</p>`}
     ${step.name === "sent"
-      ? html`<${Progress} first=${step.answer} onDone=${onDone} onClose=${() => dialog.current.close()} />`
+      ? html`<${Progress} first=${step.answer} onDone=${onDone} onClose=${onClose} />`
       : step.name === "confirm" || step.name === "sending"
         ? html`<form onSubmit=${confirm}>
             <${Preview} answer=${preview} />
@@ -191,7 +195,7 @@ export function Progress({ first, onDone, onClose }) {
     ${isLate && html`<p class="warning">This takes long. It stays requested and is done as soon as it can be; you may close this. See whether Redis and Postgres are well on the overview.</p>`}
     ${answer.state === "done" && answer.message && html`<p>${answer.message}</p>`}
     ${error && html`<${Trouble} error=${error} />`}
-    ${undo?.answer && html`<h3>Undo</h3><${Progress} first=${undo.answer} onDone=${onDone} />`}
+    ${undo?.answer && html`<h3>Undo</h3><${Progress} first=${undo.answer} onDone=${onDone} onClose=${onClose} />`}
     ${undo && !undo.answer && html`<form onSubmit=${takeBack}>
       <${Field} label="Why undo it?"><input name="undo-reason" required autofocus maxlength="1000" value=${undo.reason} onInput=${(event) => setUndo({ reason: event.target.value })} /><//>
       <footer><button type="button" onClick=${() => setUndo(null)}>No</button><button type="submit" class="danger">Undo it</button></footer></form>`}
@@ -205,9 +209,11 @@ export function Progress({ first, onDone, onClose }) {
 export function ActionButtons({ me, kinds, facts, lists, onDone, mayDo }) {
   const [open, setOpen] = useState(null);
   const shown = kinds.filter((kind) => mayDo(me, kind));
+  // A browser tells late that a dialog was closed; by then another one may be open.
+  const close = () => setOpen((now) => (now === open ? null : now));
   return html`<div class="actions">
     ${shown.map((kind) => html`<button type="button" class=${KINDS[kind].isHard ? "hard" : ""} onClick=${() => setOpen(kind)}>${KINDS[kind].title}</button>`)}
     ${!shown.length && html`<span class="dim">Your role (${me.role}) may look, not act.</span>`}
-    ${open && html`<${ActionDialog} me=${me} kind=${open} facts=${facts} lists=${lists} onClose=${() => setOpen(null)} onDone=${onDone} />`}
+    ${open && html`<${ActionDialog} key=${open} me=${me} kind=${open} facts=${facts} lists=${lists} onClose=${close} onDone=${onDone} />`}
   </div>`;
 }

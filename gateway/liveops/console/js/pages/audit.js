@@ -58,7 +58,11 @@ function UndoDialog({ row, onClose, onDone }) {
   const [reason, setReason] = useState("");
   const [answer, setAnswer] = useState(null);
   const [error, setError] = useState(null);
-  useEffect(() => dialog.current.showModal(), []);
+  useEffect(() => {
+    const shown = dialog.current;
+    shown.showModal();
+    return () => shown.close();
+  }, []);
   const submit = async (event) => {
     event.preventDefault();
     setError(null);
@@ -70,9 +74,9 @@ function UndoDialog({ row, onClose, onDone }) {
     }
   };
   return html`<dialog ref=${dialog} class="action hard" aria-labelledby="undo-title" onClose=${onClose}>
-    <header><h2 id="undo-title">Undo ${row.action}</h2><button type="button" class="quiet" aria-label="Close" onClick=${() => dialog.current.close()}>✕</button></header>
+    <header><h2 id="undo-title">Undo ${row.action}</h2><button type="button" class="quiet" aria-label="Close" onClick=${onClose}>✕</button></header>
     ${row.player && html`<p class="id">${row.player}</p>`}
-    ${answer ? html`<${Progress} first=${answer} onDone=${onDone} onClose=${() => dialog.current.close()} />`
+    ${answer ? html`<${Progress} first=${answer} onDone=${onDone} onClose=${onClose} />`
       : html`<form onSubmit=${submit}><p>What it does: ${row.undo.does ?? brief(row.undo, 300)}. It is refused if the state has moved on since.</p>
           <${Field} label="Reason" help="Goes into the audit log with your name."><input name="reason" required autofocus maxlength="1000" value=${reason} onInput=${(event) => setReason(event.target.value)} /><//>
           ${error && html`<${Trouble} error=${error} />`}

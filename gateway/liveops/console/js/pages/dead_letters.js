@@ -35,5 +35,5 @@ export function DeadLettersPage({ me }) {
     <${Panel} title="Dead letters"><p class="dim">Single events that Postgres refused. Everything else of their players is saved. Mend the cause, then replay.</p>
       <${Loaded} load=${letters}>${(data) => html`<${Table} label="Dead letters" columns=${letterColumns} rows=${data.items} keyOf=${(row) => row.id} empty="There are no dead letters. Good." />
         <${Pager} pages=${pages} next=${data.next_cursor} shown=${data.items.length} />`}<//><//>
-    ${open && html`<${ActionDialog} me=${me} kind=${open.kind} facts=${open.facts} onClose=${() => setOpen(null)} onDone=${reload} />`}`;
+    ${open && html`<${ActionDialog} me=${me} kind=${open.kind} facts=${open.facts} onClose=${() => setOpen((now) => (now === open ? null : now))} onDone=${reload} />`}`;
 }

@@ -40,7 +40,7 @@ export function MaintenancePage({ me }) {
     </div>
     <${Panel} title="Nodes"><${Loaded} load=${nodes}>${(data) => html`<${Table} label="Nodes" columns=${nodeColumns} rows=${data.items ?? data.nodes ?? []} keyOf=${(row) => row.node} empty="No gateway has reported yet." />`}<//><//>
     <${Panel} title="Bans"><${Loaded} load=${bans}>${(data) => html`<${Table} label="Bans" columns=${banColumns} rows=${data.items} keyOf=${(row) => row.player} empty="Nobody is banned." />`}<//><//>
-    ${open && html`<${ActionDialog} me=${me} kind=${open.kind} facts=${open.facts} onClose=${() => setOpen(null)} onDone=${reload} />`}`;
+    ${open && html`<${ActionDialog} me=${me} kind=${open.kind} facts=${open.facts} onClose=${() => setOpen((now) => (now === open ? null : now))} onDone=${reload} />`}`;
 }
 
 function isLater(at) {
