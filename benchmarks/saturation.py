@@ -69,7 +69,8 @@ def make_figures(windows: list[dict[str, Any]]) -> dict[str, float]:
 def compare(windows: dict[str, list[dict[str, Any]]]) -> dict[str, float]:
     """CPU of this tree ÷ CPU of the other one, of neighbouring windows: below 1, this one is cheaper."""
     pairs = list(zip(windows["this"], windows["other"], strict=True))
-    kinds = pairs[0][0]["cpu_us_per_update"]
+    # Another tree may have other processes.
+    kinds = [kind for kind in pairs[0][0]["cpu_us_per_update"] if kind in pairs[0][1]["cpu_us_per_update"]]
     shares = {
         kind: median(ours["cpu_us_per_update"][kind] / theirs["cpu_us_per_update"][kind] for ours, theirs in pairs)
         for kind in kinds

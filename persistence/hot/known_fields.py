@@ -29,6 +29,13 @@ FIELDS_MAX = 32
 UPDATES_MAX = 8
 """Nothing is learned from more at once: that is a backlog, and what it touched is not what comes next."""
 
+# Names of fields by what they are the fields of: text that is there knows its hash, and connections share it. They
+# begin anew when they are full.
+_NAMES_MAX = 4096
+_value_fields: dict[str, str] = {}
+_counter_fields: dict[str, str] = {}
+_mark_fields: dict[str, str] = {}
+
 _MILLIONTHS_MAX = COUNTER_MAX * COUNTER_SCALE
 # A named tuple's own __new__ is Python.
 _new_tuple = tuple.__new__
@@ -71,23 +78,25 @@ class KnownFields:
                 following += 1
                 for verb, path, name, value in ops:
                     if verb == "set":
-                        field = "v:" + path
+                        field = _value_fields.get(path) or _name_field(_value_fields, "v:", path)
+                        old = writes[field] if field in writes else known[field]
                     elif verb == "add":
-                        if "s:" + name not in known:
+                        if (_mark_fields.get(name) or _name_field(_mark_fields, "s:", name)) not in known:
                             return None
                         field = f"m:{name}.{value}"
                         if field not in members:
                             members.append(field)
                         continue
                     elif verb == "incr":
-                        field = "c:" + path
-                        value += int(writes.get(field) or known[field])
+                        field = _counter_fields.get(path) or _name_field(_counter_fields, "c:", path)
+                        old = writes[field] if field in writes else known[field]
+                        value += int(old)
                         if not -_MILLIONTHS_MAX <= value <= _MILLIONTHS_MAX:
                             return None
                         value = str(value)
                     else:
                         return None
-                    growth += len(value) - len(writes.get(field) or known[field])
+                    growth += len(value) - len(old)
                     writes[field] = value
                 if growth > growth_max:
                     growth_max = growth
@@ -118,9 +127,9 @@ class KnownFields:
             for op in ops:
                 verb = op[0]
                 if verb == "set":
-                    fields["v:" + op[1]] = op[3]
+                    fields[_value_fields.get(op[1]) or _name_field(_value_fields, "v:", op[1])] = op[3]
                 elif verb == "add":
-                    fields["s:" + op[2]] = b""
+                    fields[_mark_fields.get(op[2]) or _name_field(_mark_fields, "s:", op[2])] = b""
                 elif verb == "unset":
                     fields.pop("v:" + op[1], None)
                     fields.pop("c:" + op[1], None)
@@ -130,3 +139,10 @@ class KnownFields:
         self.version = version
         if len(fields) > FIELDS_MAX:
             self.forget()
+
+
+def _name_field(names: dict[str, str], kind: str, path: str) -> str:
+    if len(names) >= _NAMES_MAX:
+        names.clear()
+    field = names[path] = kind + path
+    return field
