@@ -79,7 +79,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     # The audit reads Postgres with its own SQL.
     "asyncpg": ("persistence", "gateway.app", "loadtest"),
     "websockets": ("gateway.sockets", "protocol.client", "gateway.app"),
-    "fastapi": ("gateway.liveops",),
+    # The composition root names the app that it serves.
+    "fastapi": ("gateway.liveops", "gateway.app"),
     "argon2": ("persistence.operators",),
     "starlette": ("gateway.liveops", "gateway.telemetry", "gateway.app"),
     "uvicorn": ("gateway.liveops", "gateway.telemetry", "gateway.app"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from persistence.errors import StoreUnavailable
 from persistence.operators import Operator
 
 if TYPE_CHECKING:
@@ -21,25 +22,31 @@ class PreciseLooks:
         self.noted: OrderedDict[tuple[str, str, str], float] = OrderedDict()
 
 
-async def note_precise_look(
+async def look_precisely(
     services: Services, operator: Operator, what: str, *, player: str | None = None, address: str = ""
-) -> None:
+) -> bool:
     """
-    Raises:
-        StoreUnavailable: it could not be written down, so nothing may be shown either.
+    Whether this operator sees exact places now; if so, it has been written down. While it cannot be written down they
+    see what everybody sees.
     """
+    if not operator.is_precise:
+        return False
     noted, key, now = services.precise_looks.noted, (operator.name, what, player or ""), services.clock()
     if key in noted and now - noted[key] < SAME_LOOK_S:
-        return
-    await services.operators.note(
-        operator.name,
-        "precise_location",
-        role=operator.role.label,
-        user_id=player,
-        address=address,
-        details={"looked_at": what},
-    )
+        return True
+    try:
+        await services.operators.note(
+            operator.name,
+            "precise_location",
+            role=operator.role.label,
+            user_id=player,
+            address=address,
+            details={"looked_at": what},
+        )
+    except StoreUnavailable:
+        return False
     noted[key] = now
     noted.move_to_end(key)
     while len(noted) > REMEMBERED_MAX:
         noted.popitem(last=False)
+    return True

@@ -20,6 +20,8 @@ ROWS_MAX = 100_000
 SNAPSHOT_S = 1.0
 STATES = ("playing", "suspended", "recovering", "disconnected")
 METRES_PER_DEGREE = 111_320.0
+COARSE_DECIMALS = 3
+"""Of a degree: some hundred metres, which is where somebody is and not which house they are in."""
 
 
 @dataclass(slots=True)
@@ -41,6 +43,7 @@ class SessionQuery:
     near: tuple[float, float, float] | None = None
     sort: str = "last_activity"
     is_descending: bool = True
+    is_precise: bool = False
 
 
 SORTS: Mapping[str, Callable[[Row], Any]] = {
@@ -209,7 +212,7 @@ def _make_filter(query: SessionQuery, now_ms: int) -> Callable[[Row], bool] | No
         before_ms = now_ms - query.lag_ms_min
         tests.append(lambda row: row.heard_ms <= before_ms)
     if query.near is not None:
-        tests.append(_make_near(*query.near))
+        tests.append(_make_near(*query.near, is_precise=query.is_precise))
     if not tests:
         return None
     if len(tests) == 1:
@@ -217,22 +220,34 @@ def _make_filter(query: SessionQuery, now_ms: int) -> Callable[[Row], bool] | No
     return lambda row: all(test(row) for test in tests)
 
 
-def _make_near(lat: float, lng: float, metres: float) -> Callable[[Row], bool]:
-    """Flat earth: good to a part in a thousand over the kilometres that somebody walks."""
+def _make_near(lat: float, lng: float, metres: float, *, is_precise: bool) -> Callable[[Row], bool]:
+    """
+    Flat earth: good to a part in a thousand over the kilometres that somebody walks. Asks about the places that the
+    asker is shown: with exact ones a few circles would tell where somebody is who is shown roughly.
+    """
     across = METRES_PER_DEGREE * math.cos(math.radians(lat))
     squared = metres * metres
 
     def is_near(row: Row) -> bool:
         if row.lat is None or row.lng is None:
             return False
-        north = (row.lat - lat) * METRES_PER_DEGREE
-        east = ((row.lng - lng + 180.0) % 360.0 - 180.0) * across
+        at_lat, at_lng = place_of(row.lat, row.lng, is_precise)
+        assert at_lat is not None and at_lng is not None
+        north = (at_lat - lat) * METRES_PER_DEGREE
+        east = ((at_lng - lng + 180.0) % 360.0 - 180.0) * across
         return north * north + east * east <= squared
 
     return is_near
 
 
-def make_clusters(rows: Sequence[Row], cells: int = 40) -> list[tuple[float, float, int]]:
+def place_of(lat: float | None, lng: float | None, is_precise: bool) -> tuple[float | None, float | None]:
+    """Where somebody is, as exactly as whoever looks may know: some hundred metres, or as it is."""
+    if lat is None or lng is None:
+        return None, None
+    return (lat, lng) if is_precise else (round(lat, COARSE_DECIMALS), round(lng, COARSE_DECIMALS))
+
+
+def make_clusters(rows: Sequence[Row], is_precise: bool, cells: int = 40) -> list[tuple[float, float, int]]:
     """Where many are: the centre and the number of those in each cell of a grid over all of them."""
     places = [(row.lat, row.lng) for row in rows if row.lat is not None and row.lng is not None]
     if not places:
@@ -245,4 +260,6 @@ def make_clusters(rows: Sequence[Row], cells: int = 40) -> list[tuple[float, flo
         cell[0] += lat
         cell[1] += lng
         cell[2] += 1
-    return [(round(lat / n, 5), round(lng / n, 5), int(n)) for lat, lng, n in sums.values()]
+    # A cluster of one is somebody.
+    decimals = 5 if is_precise else COARSE_DECIMALS
+    return [(round(lat / n, decimals), round(lng / n, decimals), int(n)) for lat, lng, n in sums.values()]

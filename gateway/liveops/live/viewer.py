@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.liveops.live.table import STATES, make_clusters
+from gateway.liveops.live.table import STATES, make_clusters, place_of
 from gateway.liveops.shapes import iso_ms
 from persistence.viewing import EventFilter, Row
 
@@ -22,7 +22,6 @@ EVENTS_KEPT = 200
 TRACE_KEPT = 1_000
 PLAYERS_SHOWN_MAX = 2_000
 """More than these on one map are shown as clusters."""
-COARSE_DECIMALS = 3
 
 Box = tuple[float, float, float, float]
 """south, west, north, east"""
@@ -133,7 +132,7 @@ class Viewer:
                 "full": True,
                 "players": [],
                 "gone": [],
-                "clusters": make_clusters(rows),
+                "clusters": make_clusters(rows, self.is_precise),
                 "total": len(rows),
             }
         shown, gone = [], []
@@ -155,9 +154,12 @@ class Viewer:
             return False
         if self.box is None:
             return True
+        # What is shown decides, not what is known: a small window must not tell more than the map.
+        lat, lng = self._place(row.lat, row.lng)
+        assert lat is not None and lng is not None
         south, west, north, east = self.box
-        is_across = west <= row.lng <= east if west <= east else row.lng >= west or row.lng <= east
-        return south <= row.lat <= north and is_across
+        is_across = west <= lng <= east if west <= east else lng >= west or lng <= east
+        return south <= lat <= north and is_across
 
     def _place(self, lat: float | None, lng: float | None) -> tuple[float | None, float | None]:
         return place_of(lat, lng, self.is_precise)
@@ -174,13 +176,6 @@ class Viewer:
         if "data" in item:
             shown["data"] = _json_or_text(item["data"])
         return shown
-
-
-def place_of(lat: float | None, lng: float | None, is_precise: bool) -> tuple[float | None, float | None]:
-    """Where somebody is, as exactly as whoever looks may know: some hundred metres, or as it is."""
-    if lat is None or lng is None:
-        return None, None
-    return (lat, lng) if is_precise else (round(lat, COARSE_DECIMALS), round(lng, COARSE_DECIMALS))
 
 
 def _json_or_text(text: str) -> Any:

@@ -12,9 +12,9 @@ from gateway.liveops.access import address_of, require_role
 from gateway.liveops.errors import ApiError, invalid
 from gateway.liveops.live.feed import LiveFeed
 from gateway.liveops.live.hub import TooManyViewers
-from gateway.liveops.live.table import SORTS, STATES, SessionQuery
-from gateway.liveops.live.viewer import TOPICS, Viewer, place_of
-from gateway.liveops.precise import note_precise_look
+from gateway.liveops.live.table import SORTS, STATES, SessionQuery, place_of
+from gateway.liveops.live.viewer import TOPICS, Viewer
+from gateway.liveops.precise import look_precisely
 from gateway.liveops.services import Services, get_services
 from gateway.liveops.shapes import Cursor, Limit, iso_ms, make_cursor, parse_player, read_cursor
 from persistence.errors import PersistenceError
@@ -68,6 +68,7 @@ async def list_sessions(
         raise invalid(f"state: is one of {', '.join(STATES)}")
     if sort.removeprefix("-") not in SORTS:
         raise invalid(f"sort: is one of {', '.join(SORTS)}, with or without -")
+    is_precise = await look_precisely(services, operator, "sessions", address=address_of(request))
     query = SessionQuery(
         search=search.strip(),
         experience=experience,
@@ -76,14 +77,8 @@ async def list_sessions(
         near=_parse_near(near),
         sort=sort.removeprefix("-"),
         is_descending=sort.startswith("-"),
+        is_precise=is_precise,
     )
-    if operator.is_precise:
-        await note_precise_look(services, operator, "sessions", address=address_of(request))
-    elif query.near is not None:
-        # To the metre one could search where nobody may look: the circle is as coarse as the places are.
-        lat, lng = place_of(query.near[0], query.near[1], False)
-        assert lat is not None and lng is not None
-        query = _replace_near(query, (lat, lng, max(query.near[2], 200.0)))
     place = read_cursor(cursor, object, str)
     table = await services.hub.get_table()
     snapshot = table.snapshot(services.clock())
@@ -93,7 +88,7 @@ async def list_sessions(
     except TypeError:
         raise invalid("cursor: belongs to another order", "begin without a cursor") from None
     places = await _find_places(services, rows)
-    items = [_show(row, now_ms, operator.is_precise, at) for row, at in zip(rows, places, strict=True)]
+    items = [_show(row, now_ms, is_precise, at) for row, at in zip(rows, places, strict=True)]
     return {"items": items, "total": total, "next_cursor": None if last is None else make_cursor(*last)}
 
 
@@ -126,13 +121,11 @@ async def watch(
         raise invalid("player: which?", "give player=ID")
     if named.get("player"):
         named["player"] = parse_player(named["player"])
-    if operator.is_precise and wanted & {"events", "players", "player"}:
-        await note_precise_look(
-            services, operator, "live:" + ",".join(sorted(wanted)), player=player or None, address=address_of(request)
-        )
-    viewer = Viewer(
-        wanted, EventFilter(**named), experience, player, box=_parse_box(bbox), is_precise=operator.is_precise
-    )
+    is_precise = False
+    if wanted & {"events", "players", "player"}:
+        what = "live:" + ",".join(sorted(wanted))
+        is_precise = await look_precisely(services, operator, what, player=player or None, address=address_of(request))
+    viewer = Viewer(wanted, EventFilter(**named), experience, player, box=_parse_box(bbox), is_precise=is_precise)
     try:
         services.hub.add(viewer)
     except TooManyViewers:
@@ -189,12 +182,6 @@ def _show(row: Row, now_ms: int, is_precise: bool, location: str | None) -> dict
         "pending": row.accepted - row.saved if is_connected else None,
         "rtt_ms": row.rtt_ms if row.rtt_ms >= 0 else None,
     }
-
-
-def _replace_near(query: SessionQuery, near: tuple[float, float, float]) -> SessionQuery:
-    from dataclasses import replace
-
-    return replace(query, near=near)
 
 
 def _parse_numbers(name: str, text: str, count: int) -> list[float]:

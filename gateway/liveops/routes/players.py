@@ -14,9 +14,8 @@ from starlette.responses import Response, StreamingResponse
 
 from gateway.liveops.access import address_of, require_role
 from gateway.liveops.errors import invalid, not_found
-from gateway.liveops.live.table import STATES
-from gateway.liveops.live.viewer import place_of
-from gateway.liveops.precise import note_precise_look
+from gateway.liveops.live.table import STATES, place_of
+from gateway.liveops.precise import look_precisely
 from gateway.liveops.services import Services, get_services
 from gateway.liveops.shapes import (
     Cursor,
@@ -93,8 +92,7 @@ async def get_player(request: Request, services: Shared, operator: Viewer, user_
     Everything at a glance. While a store is away, what the other one knows; `unavailable` names the one that is away.
     """
     player = str(user_id)
-    if operator.is_precise:
-        await note_precise_look(services, operator, "player", player=player, address=address_of(request))
+    is_precise = await look_precisely(services, operator, "player", player=player, address=address_of(request))
     unavailable = []
     head: dict[str, Any] = {"user_id": player, "created_at": None, "profile": None, "devices": [], "bans": []}
     progress: list[dict[str, Any]] = []
@@ -108,7 +106,7 @@ async def get_player(request: Request, services: Shared, operator: Viewer, user_
         progress = found.pop("progress")
         head |= found
     try:
-        live = await _find_live(services, player, operator.is_precise)
+        live = await _find_live(services, player, is_precise)
         if live is not None and all(one["experience"] != live["experience"] for one in progress):
             progress.append(_empty_progress(live["experience"]))
         for one in progress[:HOT_LOOKS_MAX]:
@@ -136,8 +134,7 @@ async def list_events(
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """What happened, newest first, as it is saved; of one experience or of all."""
-    if operator.is_precise:
-        await note_precise_look(services, operator, "events", player=str(user_id), address=address_of(request))
+    is_precise = await look_precisely(services, operator, "events", player=str(user_id), address=address_of(request))
     begin, end = parse_instant("from", since), parse_instant("to", until)
     try:
         page = await services.progress.list_history(
@@ -153,7 +150,7 @@ async def list_events(
     except ValueError as bad:
         raise invalid(str(bad)) from None
     return {
-        "items": [_show_event(event, experience, operator.is_precise) for event in page.events],
+        "items": [_show_event(event, experience, is_precise) for event in page.events],
         "next_cursor": page.cursor,
     }
 
@@ -211,8 +208,7 @@ async def list_path(
     until: Annotated[str | None, Query(alias="to", max_length=40)] = None,
 ) -> dict[str, Any]:
     """Where they were, oldest first: the newest 5,000 places of the window."""
-    if operator.is_precise:
-        await note_precise_look(services, operator, "path", player=str(user_id), address=address_of(request))
+    is_precise = await look_precisely(services, operator, "path", player=str(user_id), address=address_of(request))
     begin = parse_instant("from", since) or datetime(1970, 1, 1, tzinfo=UTC)
     end = parse_instant("to", until) or _END[0]
     rows = await services.cold.call(
@@ -220,7 +216,7 @@ async def list_path(
     )
     items = []
     for row in reversed(rows):
-        lat, lng = place_of(row["location_lat"], row["location_lng"], operator.is_precise)
+        lat, lng = place_of(row["location_lat"], row["location_lng"], is_precise)
         items.append({"lat": lat, "lng": lng, "at": iso(row["timestamp"]), "content_id": row["content_id"]})
     return {"items": items, "is_cut": len(rows) == PATH_MAX, "next_cursor": None}
 
