@@ -25,14 +25,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 from loadtest.experience import Experience
 from loadtest.track import Track
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """One update. `past_s`: it happened that long ago. `expected_code`: it is wrong and must be answered as void."""
 
     event: dict[str, Any] | None = None
@@ -42,8 +41,7 @@ class Update:
     expected_code: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Pause:
+class Pause(NamedTuple):
     """What comes next is due so much later. `is_think`: a player who thinks; --think-s may say how long."""
 
     seconds: float

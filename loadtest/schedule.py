@@ -17,7 +17,7 @@ AT_ONCE_MAX = 200
 
 
 def now_ms() -> float:
-    return time.time_ns() / 1_000_000
+    return time.time() * 1000
 
 
 class Schedule:
@@ -31,6 +31,7 @@ class Schedule:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.Handle | None = None
         self._timer_ms = 0.0
+        self.turn_ms = 0.0  # the time when the turn began in which things are done now
 
     def now_ms(self) -> float:
         return self._clock_ms()
@@ -59,7 +60,7 @@ class Schedule:
         """Do what is due, at most `AT_ONCE_MAX`; answers how many that were."""
         heap, tell = self._heap, self._tell_late_ms
         done = 0
-        now = self._clock_ms()
+        now = self.turn_ms = self._clock_ms()
         while heap and heap[0][0] <= now and done < AT_ONCE_MAX:
             due_ms, _, what = heapq.heappop(heap)
             if tell is not None:
@@ -79,7 +80,7 @@ class Schedule:
             return
         self._timer_ms = self._heap[0][0]
         wait_s = (self._timer_ms - self._clock_ms()) / 1000
-        if wait_s <= 0:
+        if wait_s < 0.0005:  # less than a timer can tell
             self._timer = self._loop.call_soon(self._run)
         else:
             self._timer = self._loop.call_later(wait_s, self._run)

@@ -193,7 +193,7 @@ class Player:
         game, steps = self._game, self._steps
         if steps is None or self._is_gone:
             return
-        now = game.schedule.now_ms()
+        now = game.schedule.turn_ms
         for _ in range(STEPS_AT_ONCE_MAX):
             if game.is_over or self._due_ms >= game.over_ms:
                 return

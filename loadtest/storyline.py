@@ -13,8 +13,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from loadtest.experience import Experience, distance_m
 
@@ -31,8 +30,7 @@ PAST_PART = 0.03
 PAST_S_MAX = 600
 
 
-@dataclass(frozen=True, slots=True)
-class StoryStep:
+class StoryStep(NamedTuple):
     """One update to make. `past_s`: it happened that long ago. `expected_code`: it must be answered as void."""
 
     event: dict[str, Any] | None
