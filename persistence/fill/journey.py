@@ -133,8 +133,10 @@ def make_journey(world: World, story: list[StorySession]) -> Journey:
         entries_bytes=0,
     )
     write = plan_write(copy, Row(_NO_ROW, _NO_ROW, 0, _NO_ROW, None, 0), world.definition)
-    if write.is_complete_by_state and world.definition is not None:
-        write.completed_at = find_completed_at("{}", "{}", write.events, world.definition)
+    if (write.is_complete_by_state or write.may_have_been_complete) and world.definition is not None:
+        write.completed_at = find_completed_at(
+            "{}", "{}", write.events, world.definition, is_complete=write.is_complete_by_state
+        )
     events = [
         JourneyEvent(entry.body, entry.version, entry.playtime_ms)
         for entry in write.events

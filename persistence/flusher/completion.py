@@ -2,7 +2,8 @@
 When an experience was completed: the first update after which the state holds all that its definition asks for.
 
 Pure. That a state is complete is seen without looking back (plan.py); the way there is walked only when it has just
-become so.
+become so, or when something was taken away and it may have been complete in between: who has everything for a moment
+has completed the experience, whenever flushes happen to come.
 """
 
 from __future__ import annotations
@@ -22,11 +23,13 @@ from protocol.values import ValueRefused
 
 
 def find_completed_at(
-    state_json: str, kinds_json: str, events: Iterable[Entry], definition: ExperienceDefinition
+    state_json: str, kinds_json: str, events: Iterable[Entry], definition: ExperienceDefinition, *, is_complete: bool
 ) -> datetime | None:
     """
     The timestamp of the first of `events` that completes the state before them: by what it adds, or by saying so. None
-    without events. If they cannot be replayed, or never completed it on the way, the last one's.
+    when none does.
+
+    `is_complete`: the state after them is. Then, if they cannot be replayed, it is the last one's.
     """
     rule = definition.completion
     last: datetime | None = None
@@ -44,4 +47,4 @@ def find_completed_at(
             apply_ops(fields, compile_stored(body.event_type, body.content_id, body.data_json, body.effects_json))
         if completion_percentage(definition, fields) >= 100.0:
             return last
-    return last
+    return last if is_complete else None

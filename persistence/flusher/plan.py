@@ -9,6 +9,7 @@ about what to write, and proves nothing about the copy: see `Verdict`.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -138,6 +139,8 @@ class ProgressWrite:
     """Percentage by the experience's definition; None without one."""
     is_complete_by_state: bool
     """The state is complete and was not before: when that happened has to be looked for (completion.py)."""
+    may_have_been_complete: bool
+    """The state is not complete, but something was taken away: it may have been in between (completion.py)."""
     streams: dict[str, int]
     events: list[Entry]
     sessions: list[SessionBody]
@@ -227,6 +230,7 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
         completed_at=None,
         completion=None,
         is_complete_by_state=False,
+        may_have_been_complete=False,
         streams=streams,
         events=[],
         sessions=[],
@@ -282,8 +286,21 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
         write.current_location = _location(copy.stored.get(b"v:current_location"))
         if definition is not None and definition.completion is not None:
             write.completion = completion_percentage(definition, fields)
-            write.is_complete_by_state = write.completion >= 100.0 and not row.is_completed
+            if not row.is_completed:
+                write.is_complete_by_state = write.completion >= 100.0
+                write.may_have_been_complete = write.completion < 100.0 and any(map(_may_take_away, write.events))
     return write
+
+
+# Canonical JSON of effects that make a set or a counter smaller, and of some others; what events imply takes nothing
+# away that a rule for completion may ask for.
+_TAKES_AWAY = re.compile(rb'"op":"(?:remove|unset)"|"value":-')
+
+
+def _may_take_away(entry: Entry) -> bool:
+    body = entry.body
+    assert isinstance(body, UpdateBody)
+    return _TAKES_AWAY.search(body.effects_json or body.data_json) is not None
 
 
 def instant(ms: int) -> datetime:

@@ -150,12 +150,17 @@ async def _lock_and_judge(
     if by_id:
         present = {record["id"].hex for record in await connection.fetch(sql["list_present_progress"], list(by_id))}
         report.gone = [copy for row_id, copy in by_id.items() if row_id not in present]
-    just_complete = {write.row.id: write for write in writes if write.is_complete_by_state}
-    if just_complete:
-        for record in await connection.fetch(sql["find_states"], list(just_complete)):
-            write = just_complete[record["id"].hex]
-            definition = books.experiences[write.key.experience]
-            write.completed_at = find_completed_at(record["state"], record["kinds"], write.events, definition)
+    unclear = {w.row.id: w for w in writes if w.is_complete_by_state or w.may_have_been_complete}
+    if unclear:
+        for record in await connection.fetch(sql["find_states"], list(unclear)):
+            write = unclear[record["id"].hex]
+            write.completed_at = find_completed_at(
+                record["state"],
+                record["kinds"],
+                write.events,
+                books.experiences[write.key.experience],
+                is_complete=write.is_complete_by_state,
+            )
     return writes
 
 

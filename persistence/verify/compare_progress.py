@@ -107,8 +107,8 @@ def _completion(
         if completed_ms != replay.completed_ms:
             yield "completion", "completed_at", row["completed_at"], _at(replay.completed_ms)
             return
-    # One that was completed stays so, also when the definition asks for more by now. One that was complete only between
-    # two flushes was never seen so.
+    # One that was completed stays so, also when the definition asks for more by now. Earlier flushers did not see
+    # one that was complete only between two flushes; that is no drift, because it may be of an earlier definition, too.
     elif completed_ms is None and (replay.is_completed_by_event or percentage >= 100.0):
         yield "completion", "completed_at", None, _at(replay.completed_ms)
         return

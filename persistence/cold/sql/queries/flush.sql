@@ -95,7 +95,8 @@ FROM unnest($1::uuid[], $2::jsonb[]) AS u (id, achievements)
 WHERE f.id = u.id;
 
 -- name: find_states
--- The states from before this flush: where one has just become complete, to find the update that did it. Rare.
+-- The states from before this flush: where one has just become complete, or may have been so in between, to find the
+-- update that did it. Rare.
 SELECT id, state::text AS state, kinds::text AS kinds FROM experience_progress WHERE id = ANY ($1::uuid[]);
 
 -- name: find_shard
