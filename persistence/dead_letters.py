@@ -24,6 +24,8 @@ from persistence.flusher.event_rows import RowRefused, copy_events, encode_event
 from persistence.flusher.rollups import OTHERS_SHARD, Rollups, list_contents
 from protocol.entry import UpdateBody, decode_body
 
+GONE = "there is no such letter (any more)"
+
 
 @dataclass(slots=True)
 class DeadLetter:

@@ -6,8 +6,8 @@ Look at what Postgres refused: list, replay or drop dead letters; list or releas
   drop ID…              let go of letters for ever
   release PLAYER EXPERIENCE   flush a progress again that was put aside
 
-The stores are those of the settings, else those of the `dev` that runs on the data folder. The exit code is 1 when
-something could not be done.
+The stores are those of the settings, else those of the `dev` that runs on the data folder; there the audit log says
+what was done and why. The exit code is 1 when something could not be done.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ import json
 import uuid
 
 from gateway.app.errors import ExitCode, SettingsError
+from gateway.app.operate.api import Api, Refused, find_local_api
+from gateway.app.operate.to_the_end import act_to_the_end
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
 from gateway.app.store_urls import get_store_urls
-from persistence.dead_letters import DeadLetter, DeadLetters
+from persistence.dead_letters import GONE, DeadLetter, DeadLetters, ReplayReport
 from persistence.hot.store import HotStore
 from persistence.progress_key import ProgressKey
 
 LIST_MAX = 1000
+DEADLINE_S = 60.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", nargs="*", metavar="ID", help="letters by id; for release: PLAYER EXPERIENCE")
     parser.add_argument("--all", action="store_true", help="replay every letter there is")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help=f"how many to list (50, at most {LIST_MAX})")
+    parser.add_argument("--reason", default="wayhold deadletters", metavar="TEXT", help="why, for the audit log")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     add_setting_flags(parser, ["redis_url", "database_url", "data_dir", "redis_partitions"])
 
@@ -46,15 +50,15 @@ def run(args: argparse.Namespace) -> int:
             if len(args.what) != 2:
                 raise SettingsError("release needs a player and an experience", "see wayhold deadletters --help")
             key = ProgressKey(_uuid(args.what[0]), args.what[1])
-            return asyncio.run(_release(settings, key))
+            return _release(settings, key, args.reason)
         case "replay":
             if bool(args.what) == args.all:
                 raise SettingsError("no letters were named", "give their ids, or --all")
-            return asyncio.run(_replay(settings, [_uuid(text) for text in args.what], args.json))
+            return asyncio.run(_replay(settings, [_uuid(text) for text in args.what], args.json, args.reason))
         case _:
             if not args.what:
                 raise SettingsError("no letters were named", "give their ids")
-            return asyncio.run(_drop(settings, [_uuid(text) for text in args.what]))
+            return asyncio.run(_drop(settings, [_uuid(text) for text in args.what], args.reason))
 
 
 def _uuid(text: str) -> str:
@@ -110,12 +114,13 @@ def _as_json(letter: DeadLetter) -> dict[str, object]:
     }
 
 
-async def _replay(settings: Settings, ids: list[str], as_json: bool) -> int:
+async def _replay(settings: Settings, ids: list[str], as_json: bool, reason: str) -> int:
     _, database_url = get_store_urls(settings)
     async with DeadLetters(database_url) as letters:
         if not ids:
             ids = [letter.id for letter in await letters.list_newest(LIST_MAX)]
-        report = await letters.replay(ids)
+        api = find_local_api(settings)
+        report = await letters.replay(ids) if api is None else _replay_by_api(api, ids, reason)
     if as_json:
         print(json.dumps({"replayed": report.replayed, "refused": report.refused, "absent": report.absent}))
     else:
@@ -125,20 +130,51 @@ async def _replay(settings: Settings, ids: list[str], as_json: bool) -> int:
     return ExitCode.BAD_VERDICT if report.refused or report.absent else ExitCode.OK
 
 
-async def _drop(settings: Settings, ids: list[str]) -> int:
-    _, database_url = get_store_urls(settings)
-    async with DeadLetters(database_url) as letters:
-        dropped = await letters.drop(ids)
+def _replay_by_api(api: Api, ids: list[str], reason: str) -> ReplayReport:
+    report = ReplayReport(0, [], [])
+    for letter_id in ids:
+        answer = act_to_the_end(api, "replay_dead_letter", {}, {"id": letter_id}, reason, DEADLINE_S)
+        if answer["state"] == "done":
+            report.replayed += 1
+        elif answer.get("message") == GONE:
+            report.absent.append(letter_id)
+        else:
+            report.refused.append((letter_id, str(answer.get("message"))))
+    return report
+
+
+async def _drop(settings: Settings, ids: list[str], reason: str) -> int:
+    api = find_local_api(settings)
+    if api is not None:
+        answers = [act_to_the_end(api, "drop_dead_letter", {}, {"id": each}, reason, DEADLINE_S) for each in ids]
+        dropped = sum(answer["state"] == "done" for answer in answers)
+    else:
+        _, database_url = get_store_urls(settings)
+        async with DeadLetters(database_url) as letters:
+            dropped = await letters.drop(ids)
     print(f"dropped {dropped}")
     return ExitCode.OK if dropped == len(ids) else ExitCode.BAD_VERDICT
 
 
-async def _release(settings: Settings, key: ProgressKey) -> int:
+def _release(settings: Settings, key: ProgressKey, reason: str) -> int:
+    api = find_local_api(settings)
+    if api is not None:
+        target = {"player": key.user_id, "experience": key.experience}
+        try:
+            answer = act_to_the_end(api, "release_quarantine", target, {}, reason, DEADLINE_S)
+            is_released = answer["state"] == "done"
+        except Refused:
+            is_released = False  # nobody knows this player
+    else:
+        is_released = asyncio.run(_release_directly(settings, key))
+    print("it is flushed again now" if is_released else "it was not in quarantine")
+    return ExitCode.OK if is_released else ExitCode.BAD_VERDICT
+
+
+async def _release_directly(settings: Settings, key: ProgressKey) -> bool:
     redis_url, _ = get_store_urls(settings)
     hot = await HotStore.open(redis_url, partitions=settings.redis_partitions)
     try:
-        is_released = await hot.release_quarantine(key)
+        return await hot.release_quarantine(key)
     finally:
         await hot.close()
-    print("it is flushed again now" if is_released else "it was not in quarantine")
-    return ExitCode.OK if is_released else ExitCode.BAD_VERDICT

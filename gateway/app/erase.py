@@ -1,8 +1,9 @@
 """
 Erase everything about a player, for ever; sockets are closed, a phone that comes back later is refused.
 
-The stores are those of the settings, else those of the `dev` that runs on the data folder. Running it again is
-harmless and finishes an erase that was interrupted. With a newer token and a new device the player may start anew.
+The stores are those of the settings, else those of the `dev` that runs on the data folder; there the audit log says
+that somebody was erased, and why, but not who. Running it again is harmless and finishes an erase that was
+interrupted. With a newer token and a new device the player may start anew.
 
 What no query sees (the append-only file of Redis, dead rows in Postgres's files) goes at once where the servers are
 `dev`'s own, together with the player's id in its logs. On servers of yours it goes when they tidy up by themselves, or
@@ -18,6 +19,8 @@ import sys
 import uuid
 
 from gateway.app.errors import ExitCode, SettingsError
+from gateway.app.operate.api import Away, find_local_api
+from gateway.app.operate.to_the_end import act_to_the_end
 from gateway.app.ready import find_running
 from gateway.app.remains import remove_walks, scrub_logs
 from gateway.app.settings import Settings
@@ -35,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("player", metavar="PLAYER", help="the player's UUID")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     parser.add_argument("--tidy", action="store_true", help="rewrite files and vacuum tables on servers of yours, too")
+    parser.add_argument("--reason", default="wayhold erase", metavar="TEXT", help="why, for the audit log")
     parser.add_argument("--json", action="store_true", help="machine-readable")
     add_setting_flags(parser, ["redis_url", "database_url", "data_dir", "redis_partitions"])
 
@@ -48,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and not _confirms(player):
         print("nothing was changed")
         return ExitCode.BAD_VERDICT
-    report = asyncio.run(_erase(settings, player))
+    report = _erase_by_api(settings, player, args.reason) or asyncio.run(_erase(settings, player))
     tidied = _tidy(settings, player, is_everywhere=args.tidy)
     if args.json:
         facts = {"was_known": report.was_known, "progress": report.progress, "keys": report.keys, "tidied": tidied}
@@ -92,6 +96,18 @@ def _confirms(player: str) -> bool:
     if not sys.stdin.isatty():
         raise SettingsError("an erase cannot be undone", "add --yes to say that you mean it")
     return input(f"Erase everything about {player}, for ever? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _erase_by_api(settings: Settings, player: str, reason: str) -> EraseReport | None:
+    """None: there is no API, or it went away; then the stores are asked themselves, which is harmless."""
+    api = find_local_api(settings)
+    if api is None:
+        return None
+    try:
+        result = act_to_the_end(api, "erase", {"player": player}, {}, reason, DEADLINE_S)["result"]
+    except Away:
+        return None
+    return EraseReport(result["was_known"], result["progress"], result["keys"])
 
 
 async def _erase(settings: Settings, player: str) -> EraseReport:

@@ -1,8 +1,9 @@
 """
 Write everything that is known about a player into one JSON file: what a player may ask you for.
 
-The stores are those of the settings, else those of the `dev` that runs on the data folder. Without --output it goes to
-stdout. The format is described in docs/privacy.md. The exit code is 1 when nothing is known of the player.
+The stores are those of the settings, else those of the `dev` that runs on the data folder, whose audit log notes it.
+Without --output it goes to stdout. The format is described in docs/privacy.md. The exit code is 1 when nothing is known
+of the player.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from contextlib import aclosing, suppress
 from pathlib import Path
 
 from gateway.app.errors import ExitCode, SettingsError, UnfitDependency, UnusableFolder
+from gateway.app.operate.api import Refused, find_local_api
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
 from gateway.app.store_urls import get_store_urls
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(args).settings
     try:
         if args.output is None:
-            asyncio.run(_export(settings, player, sys.stdout.fileno()))
+            _export_by(settings, player, sys.stdout.fileno())
         else:
             size = _write_file(settings, player, args.output)
             print(f"exported {size:,} bytes to {args.output}")
@@ -61,7 +63,7 @@ def _write_file(settings: Settings, player: str, output: Path) -> int:
         raise UnusableFolder(f"{output} cannot be written ({error.strerror})", "give another --output") from None
     try:
         try:
-            asyncio.run(_export(settings, player, fd))
+            _export_by(settings, player, fd)
             os.fsync(fd)
             size = os.fstat(fd).st_size
         finally:
@@ -75,6 +77,18 @@ def _write_file(settings: Settings, player: str, output: Path) -> int:
         with suppress(FileNotFoundError):
             aside.unlink()
     return size
+
+
+def _export_by(settings: Settings, player: str, fd: int) -> None:
+    """Through the API of a `dev` that runs, whose audit log says that it was done; else from the stores."""
+    api = find_local_api(settings)
+    if api is None:
+        asyncio.run(_export(settings, player, fd))
+        return
+    try:
+        api.download(f"/api/v1/players/{player}/export", fd)
+    except Refused:
+        raise PlayerUnknown(player) from None
 
 
 async def _export(settings: Settings, player: str, fd: int) -> None:

@@ -8,7 +8,10 @@ Promise: every request has a deadline, and what goes wrong is one line that says
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
+import os
+import shutil
 import socket
 import urllib.error
 import urllib.parse
@@ -29,6 +32,7 @@ TIMEOUT_S = 30.0
 SILENCE_S = 60.0
 """A live feed says something every quarter of a minute."""
 ANSWER_BYTES_MAX = 16 * 1024 * 1024
+COPY_BYTES = 64 * 1024
 LINE_BYTES_MAX = 4 * 1024 * 1024
 
 
@@ -94,6 +98,17 @@ class Api:
             raise _refusal(error) from None
         except (OSError, ValueError) as error:
             raise Away(f"the live feed broke off: {error}", "run it again") from None
+
+    def download(self, path: str, fd: int) -> None:
+        """An answer of any length into a file. Raises as `get`; what was written then is no whole answer."""
+        try:
+            answering = self._opener.open(self._request("GET", path), timeout=SILENCE_S)
+            with answering as answer, os.fdopen(fd, "wb", closefd=False) as file:
+                shutil.copyfileobj(answer, file, COPY_BYTES)
+        except urllib.error.HTTPError as error:
+            raise _refusal(error) from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Away(f"the answer broke off: {error}", "run it again") from None
 
     def _ask(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, headers: Mapping[str, str] | None = None

@@ -8,9 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from persistence.cold.queries import queries
-from persistence.dead_letters import DeadLetters
-
-GONE = "there is no such letter (any more)"
+from persistence.dead_letters import GONE, DeadLetters
 
 
 async def replay_letter(database_url: str, action_id: str, letter_id: str) -> None:

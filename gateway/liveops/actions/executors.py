@@ -274,7 +274,7 @@ class Executors:
         report = await erase_player(self._hot, self._database_url, player)
         self._at_step("erased")
         scrubbed = {"details": {"target": {"erased": erased_name(player)}, "payload": {}}}
-        result = {"was_known": report.was_known, "progress": report.progress}
+        result = {"was_known": report.was_known, "progress": report.progress, "keys": report.keys}
         await self._cold.call(
             "forget_erased",
             lambda c: c.execute(
