@@ -20,6 +20,8 @@ OPERATIONS = (
     ("Full player history", 1000, "full_history", "full_history anybody"),
 )
 ANALYTICS_TARGET_MS = 500
+ITS_QUERY = "engagement of a waypoint, 7 d"
+"""What the data model itself asks, over the window that it asks about."""
 EXPECTED_HITS = {
     "active": "95-99 %",
     "recently active": "80-90 %",
@@ -45,7 +47,11 @@ def show_operations(found: Mapping[str, Any]) -> str:
     rows = [("Operation", "target", "socket p50 / p99", "×", "Python API p50 / p99", "×")]
     for name, target, of_socket, of_api in OPERATIONS:
         rows.append((name, f"< {target} ms", *_cells(socket.get(of_socket), target), *_cells(api.get(of_api), target)))
-    rows.append(("Analytics query (all questions)", f"< {ANALYTICS_TARGET_MS} ms", "", "", *_worst(analytics)))
+    target = f"< {ANALYTICS_TARGET_MS} ms"
+    rows.append(
+        ("Analytics query (the data model's)", target, "", "", *_cells(analytics.get(ITS_QUERY), ANALYTICS_TARGET_MS))
+    )
+    rows.append(("Analytics query (slowest of ours)", target, "", "", *_worst(analytics)))
     lines = [
         f"(a) Operations, with {found['stored_events']:,} events of {found['stored_players']:,} players stored and "
         f"{found['socket']['welcome']:,} players in; × is target ÷ p99",

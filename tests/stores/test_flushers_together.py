@@ -6,6 +6,7 @@ import asyncio
 import random
 import uuid
 
+import asyncpg
 import pytest
 
 from persistence.erase import erase_player
@@ -78,3 +79,33 @@ async def test_three_flushers_under_load_never_wait_in_a_circle(stores: Stores) 
     assert 1 <= shards[0]["n"] <= 6
     findings = await verify(stores.database_url, levels=LevelRule(), experiences={})
     assert [findings.first[check] for check, count in findings.counts.items() if count] == []
+
+
+async def test_a_flush_that_waits_for_a_profile_holds_none_of_those_behind_it(stores: Stores) -> None:
+    """
+    Profiles are locked in the order of their ids. One that took them in the order of its progress would hold some that
+    another flush of the same players, in another experience, comes to before: each would wait for the other.
+    """
+    players = [stores.player() for _ in range(8)]
+    for player in players:
+        await player.hello()
+        await player.send(player.make({"type": "waypoint_visited", "content_id": "gate"}))
+    profiles = [row["id"] for row in await stores.fetch("SELECT id FROM player_profiles ORDER BY id")]
+    holder = await asyncpg.connect(stores.database_url)
+    flusher = stores.flusher()
+    try:
+        async with holder.transaction():
+            await holder.execute("SELECT FROM player_profiles WHERE id = $1 FOR UPDATE", profiles[0])
+            flushing = asyncio.create_task(flusher.flush_due(ahead_s=3600.0))
+
+            async def is_waiting() -> bool:
+                waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query ~ 'player_profiles'"
+                return bool(await stores.fetch(waiting))
+
+            await wait_until("the flush waits for the first profile", is_waiting)
+            free = await stores.fetch("SELECT id FROM player_profiles ORDER BY id FOR UPDATE SKIP LOCKED")
+            assert [row["id"] for row in free] == profiles[1:]
+        assert await flushing == 8
+    finally:
+        await flusher.close()
+        await holder.close()

@@ -14,7 +14,7 @@ from benchmarks.data_model import write_docs
 from benchmarks.data_model.__main__ import PARTS, WORKLOAD, parse, scale
 from benchmarks.data_model.cache import Whereabouts
 from benchmarks.data_model.players import Pace, describe
-from benchmarks.data_model.report import show_report
+from benchmarks.data_model.report import ITS_QUERY, show_report
 
 
 def test_what_is_due_comes_once_and_in_order() -> None:
@@ -78,7 +78,7 @@ def test_the_report_shows_every_target_of_the_data_model() -> None:
             "came": part | {"times": {"hello": times}},
             "socket": part | {"times": dict.fromkeys(named, times)},
             "api": part | {"times": dict.fromkeys((f"{name} active" for name in named), times)},
-            "analytics": part | {"times": {"a": times, "b": times | {"p99": 50.0}}},
+            "analytics": part | {"times": {ITS_QUERY: times, "b": times | {"p99": 50.0}}},
         },
         "cache": {
             "seconds": 60,
@@ -107,6 +107,9 @@ def test_the_report_shows_every_target_of_the_data_model() -> None:
         assert wanted in shown
     assert "1.00 / 2.00 ms" in shown and "5×" in shown
     assert "75.0%" in shown
+    (its_own,) = [line for line in shown.splitlines() if line.startswith("Analytics query (the data model's)")]
+    (slowest,) = [line for line in shown.splitlines() if line.startswith("Analytics query (slowest of ours)")]
+    assert its_own.endswith("250×") and slowest.endswith("10×")
     assert "10,000,000" in shown and "session 400 B" in shown
 
 
