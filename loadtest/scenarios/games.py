@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from loadtest.gpx import move
-from loadtest.scenario import CLOSE, DROP, OPEN, Doing, PlayerView, Scenario, effects, event, pause, think
+from loadtest.scenario import CLOSE, DROP, OPEN, Doing, PlayerView, Scenario, Update, effects, event, pause, think
 from loadtest.storyline import Story
 
 
@@ -79,11 +79,7 @@ class ReconnectStorm(Scenario):
                 yield DROP
                 storm_s += self.storm_every_s
             step = story.next_step()
-            yield (
-                event("story_told")
-                if step.event is None
-                else event(step.event["type"], step.event.get("content_id"), data=step.event.get("data"))
-            )
+            yield Update(step.event, step.effects, step.is_durable, step.past_s, step.expected_code)
             gap_s = rng.expovariate(1 / self.update_every_s)
             if player.now_s < storm_s < player.now_s + gap_s:
                 first_s = storm_s - player.now_s
