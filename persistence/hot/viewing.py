@@ -20,6 +20,7 @@ from functools import partial
 from redis.exceptions import RedisError
 
 from persistence.hot.client import HotClient
+from persistence.progress_key import ProgressKey
 from persistence.viewing import DISCONNECTED, Row
 
 VIEWERS_CHANNEL = "wayhold:viewers"
@@ -104,17 +105,17 @@ class Viewing(HotClient):
                 )
         return rows
 
-    async def find_places(self, user_ids: Sequence[str]) -> list[str | None]:
-        """`current_location` of each player's session, as JSON text; for a page of them."""
+    async def find_places(self, keys: Sequence[ProgressKey]) -> list[str | None]:
+        """`current_location` in the state of each, as JSON text; for a page of them."""
 
         async def read() -> list[bytes | None]:
             async with self._client.pipeline(transaction=False) as pipeline:
-                for user_id in user_ids:
-                    pipeline.hget(self._keys.session(user_id), "current_location")
+                for key in keys:
+                    pipeline.hget(self._keys.progress(key), "v:current_location")
                 answered: list[bytes | None] = await pipeline.execute()
                 return answered
 
-        found = await self._call("find_places", read) if user_ids else []
+        found = await self._call("find_places", read) if keys else []
         return [None if place is None else place.decode() for place in found]
 
     async def count_quarantined(self) -> int:

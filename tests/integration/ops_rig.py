@@ -166,6 +166,8 @@ async def run_ops_rig(redis_url: str, database_url: str, *gateways: Rig) -> Asyn
             for number, rig in enumerate(gateways, 1)
         ]
 
+    for rig in gateways:
+        rig.node.viewing.read_figures = lambda: {"connections": 0}
     settings = Settings(redis_url=redis_url, database_url=database_url, workers=max(1, len(gateways)))
     async with AsyncExitStack() as stack:
         app, services = await open_ops_app(stack, settings, list_reports, is_production=False, setup_key=SETUP_KEY)

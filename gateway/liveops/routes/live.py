@@ -19,6 +19,7 @@ from gateway.liveops.services import Services, get_services
 from gateway.liveops.shapes import Cursor, Limit, iso_ms, make_cursor, parse_player, read_cursor
 from persistence.errors import PersistenceError
 from persistence.operators import Operator
+from persistence.progress_key import ProgressKey
 from persistence.viewing import EventFilter, Row
 
 router = APIRouter(prefix="/api/v1", tags=["live"])
@@ -146,7 +147,7 @@ async def watch(
 async def _find_places(services: Services, rows: list[Row]) -> list[str | None]:
     """The location in each player's state; unknown while Redis is away."""
     try:
-        found = await services.hot.find_places([row.user_id for row in rows])
+        found = await services.hot.find_places([ProgressKey(row.user_id, row.experience) for row in rows])
     except PersistenceError:
         return [None] * len(rows)
     places: list[str | None] = []
