@@ -9,7 +9,7 @@ ARGS =
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-run setup-dev run test test-fast test-clients check fix faults fuzz bench bench-data-model demo clean \
+.PHONY: help setup setup-run setup-dev run test test-fast test-clients check fix faults planted-bugs fuzz bench bench-data-model demo clean \
         reset-data
 
 # $(call timed,how long it takes,command): says what it runs and for how long, and at the end how long it took.
@@ -48,7 +48,7 @@ test: setup ## all tests that need only Python, on real servers
 test-fast: setup ## the tests without acceptance and slow ones
 	$(call timed,2 minutes,$(PYTHON_DIR)/python -m pytest -m "not slow" --ignore=tests/acceptance --hypothesis-profile=fast $(ARGS))
 
-test-clients: setup-run ## tests of the clients in other languages, where their tools are installed
+test-clients: setup ## tests of the clients in other languages, where their tools are installed
 	$(PYTHON_DIR)/python tools/test_clients.py
 
 check: setup-dev ## linters, types, import directions, Lua and SQL headers
@@ -64,6 +64,9 @@ clean: ## remove the virtual environment and caches; data stays
 
 reset-data: setup-run ## empty the data folder of `make run`: all players, logs, the development secret
 	$(PYTHON_DIR)/python tools/reset_data.py
+
+planted-bugs: setup ## plant bugs into a copy of the gateway; the load test must list each and nothing else (ARGS='--seeds 3')
+	$(call timed,4 minutes,$(PYTHON_DIR)/python -m tests.faults.planted_bugs $(ARGS))
 
 faults: setup ## break real processes and links under load for half an hour, and count what is lost (MINUTES=5 for less)
 	$(call timed,$(or $(MINUTES),30) minutes,$(PYTHON_DIR)/python -m tests.faults $(ARGS))

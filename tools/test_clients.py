@@ -37,9 +37,9 @@ TIERS = (
         "console",
         "chromium",
         ("chromium", "chromium-browser", "google-chrome"),
-        "clients/console",
-        ("npm", "test"),
-        "https://www.chromium.org",
+        "tests/clients",
+        (sys.executable, "-m", "pytest", "."),
+        "https://www.chromium.org or: apt-get install chromium",
     ),
     Tier("unity", "mono", ("mono",), "clients/unity", ("make", "test"), "https://www.mono-project.com"),
 )

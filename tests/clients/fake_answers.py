@@ -10,6 +10,7 @@ Not here: proof that anything works. The tests of the console run on real proces
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import math
 import random
@@ -341,6 +342,9 @@ async def answer(request: Request) -> Response:
 
 
 async def live(request: Request) -> Response:
+    """What happens; with a recorded crowd on `app.state.feed` a map hears that, ready made and over again."""
+    if recorded := getattr(request.app.state, "feed", None):
+        return StreamingResponse(_replay(recorded), media_type="text/event-stream")
     topics = request.query_params.get("topics", "").split(",")
     user_id = request.query_params.get("player")
 
@@ -358,6 +362,12 @@ async def live(request: Request) -> Response:
             await asyncio.sleep(1)
 
     return StreamingResponse(tell(), media_type="text/event-stream")
+
+
+async def _replay(recorded: list[str]) -> AsyncIterator[str]:
+    for news in itertools.cycle(recorded):
+        yield news
+        await asyncio.sleep(1)
 
 
 def make_app() -> FastAPI:

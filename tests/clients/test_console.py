@@ -1,6 +1,6 @@
 """
-The console in a real browser, on a real gateway with a real player: find somebody, see what they do, help them, undo it,
-send them away, and find all of it in the audit log.
+The console in a real browser, on a real gateway with a real player: find somebody, see what they do, help them, undo
+it, send them away, and find all of it in the audit log.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ async def items_in_postgres(dev: RunningDev, player: str) -> list[str]:
     connection = await asyncpg.connect(dev.ready()["database_url"])
     try:
         state = await connection.fetchval(
-            "SELECT p.state FROM experience_progress p JOIN player_profiles f ON f.id = p.player_id WHERE f.user_id = $1",
+            "SELECT p.state FROM experience_progress p JOIN player_profiles f ON f.id = p.player_id "
+            "WHERE f.user_id = $1",
             player,
         )
         return list(json.loads(state).get("inventory", []))
