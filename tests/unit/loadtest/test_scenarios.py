@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from itertools import islice, pairwise
 from pathlib import Path
@@ -199,3 +200,15 @@ def test_a_scenario_of_the_users_own_is_ten_lines(tmp_path: Path) -> None:
 def test_what_cannot_be_played_is_refused_with_what_would_be_right(name: str, given: list[Any], match: str) -> None:
     with pytest.raises(TargetRefused, match=match):
         make_scenario(name, read_parameters(given))
+
+
+def test_the_scenario_that_the_page_shows_plays_and_the_page_names_every_scenario_and_parameter(
+    tmp_path: Path,
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "load-scenarios.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_walk.py").write_text(code)
+    assert list(islice(make_scenario(f"{tmp_path / 'my_walk.py'}:MyWalk", {}).play(Nobody()), 4))
+    for name, kind in SHIPPED.items():
+        row = re.search(rf"^\| `{name}`.*$", page, re.MULTILINE)
+        assert row and all(f"`{parameter}`" in row[0] for parameter in kind.list_parameters()), name
