@@ -2,14 +2,14 @@
 The table of sessions that are going on, put together from what gateways report and what only Redis knows.
 
 Promise: pure and bounded. A question is answered from a snapshot that all viewers share and that is made anew at most
-once a second: filtering and sorting ten thousand sessions is some ten milliseconds, whoever asks. A row that its
-gateway no longer reports is gone.
+once a second: a page out of ten thousand sessions takes some ten milliseconds, whoever asks. A row that its gateway no
+longer reports is gone.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,12 +60,11 @@ SORTS: Mapping[str, Callable[[Row], Any]] = {
 
 
 class Snapshot:
-    """The sessions of one instant, sorted when somebody asks for that order."""
+    """The sessions of one instant."""
 
     def __init__(self, rows: Sequence[Row], made_at: float) -> None:
         self.made_at = made_at
         self._rows = rows
-        self._sorted: dict[str, tuple[list[tuple[Any, str]], list[Row]]] = {}
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -73,32 +72,29 @@ class Snapshot:
     def list_page(
         self, query: SessionQuery, now_ms: int, limit: int, after: tuple[Any, str] | None = None
     ) -> tuple[list[Row], int, tuple[Any, str] | None]:
-        """A page, how many there are in all, and the place of its last row if there are more."""
-        keys, rows = self._order(query.sort)
-        takes = _make_filter(query, now_ms)
-        total = len(rows) if takes is None else sum(map(takes, rows))
-        if query.is_descending:
-            places = range((len(rows) if after is None else bisect_left(keys, after)) - 1, -1, -1)
-        else:
-            places = range(0 if after is None else bisect_right(keys, after), len(rows))
-        found: list[Row] = []
-        last: tuple[Any, str] | None = None
-        for place in places:
-            if takes is not None and not takes(rows[place]):
-                continue
-            if len(found) == limit:
-                return found, total, last
-            found.append(rows[place])
-            last = keys[place]
-        return found, total, None
+        """
+        A page, how many there are in all, and the place of its last row if there are more.
 
-    def _order(self, sort: str) -> tuple[list[tuple[Any, str]], list[Row]]:
-        made = self._sorted.get(sort)
-        if made is None:
-            key = SORTS[sort]
-            pairs = sorted((((key(row), row.user_id), row) for row in self._rows), key=lambda pair: pair[0])
-            made = self._sorted[sort] = ([pair[0] for pair in pairs], [pair[1] for pair in pairs])
-        return made
+        Nothing is sorted but the page itself: of ten thousand rows the best fifty are picked in one pass, which is a
+        quarter of the time that an order of all of them takes, and orders are asked for once and grow old in a second.
+        """
+        rows: Sequence[Row] = self._rows
+        for takes in _list_tests(query, now_ms):
+            rows = [row for row in rows if takes(row)]
+        total = len(rows)
+        value = SORTS[query.sort]
+        places = [(value(row), row.user_id, row) for row in rows]
+        if after is not None:
+            if query.is_descending:
+                places = [place for place in places if place[:2] < after]
+            else:
+                places = [place for place in places if place[:2] > after]
+        pick = heapq.nlargest if query.is_descending else heapq.nsmallest
+        # A player has one row, so the row itself is never compared.
+        best = pick(limit + 1, places)
+        page = best[:limit]
+        last = (page[-1][0], page[-1][1]) if len(best) > limit else None
+        return [place[2] for place in page], total, last
 
 
 class Table:
@@ -197,27 +193,24 @@ class Table:
             self._changed[row.user_id] = self._absent.get(row.user_id)
 
 
-def _make_filter(query: SessionQuery, now_ms: int) -> Callable[[Row], bool] | None:
+def _list_tests(query: SessionQuery, now_ms: int) -> list[Callable[[Row], bool]]:
+    """The cheap ones and those that leave few first."""
     tests: list[Callable[[Row], bool]] = []
-    if query.experience:
-        tests.append(lambda row: row.experience == query.experience)
-    if query.state is not None:
-        tests.append(lambda row: row.state == query.state)
     if query.search:
         text = query.search.lower()
         tests.append(
             lambda row: row.user_id.startswith(text) or row.session_id.startswith(text) or text in row.device.lower()
         )
+    if query.experience:
+        tests.append(lambda row: row.experience == query.experience)
+    if query.state is not None:
+        tests.append(lambda row: row.state == query.state)
     if query.lag_ms_min > 0:
         before_ms = now_ms - query.lag_ms_min
         tests.append(lambda row: row.heard_ms <= before_ms)
     if query.near is not None:
         tests.append(_make_near(*query.near, is_precise=query.is_precise))
-    if not tests:
-        return None
-    if len(tests) == 1:
-        return tests[0]
-    return lambda row: all(test(row) for test in tests)
+    return tests
 
 
 def _make_near(lat: float, lng: float, metres: float, *, is_precise: bool) -> Callable[[Row], bool]:
