@@ -290,8 +290,6 @@ def _draw_bars(histogram: Histogram, colour: int, size: tuple[int, int]) -> str:
 
 def show_tick_ms(value_ms: float) -> str:
     """Short: it stands beside an axis."""
-    if value_ms >= 60_000:
-        return f"{value_ms / 60_000:g} min"
     return f"{value_ms / 1000:g} s" if value_ms >= 1000 else f"{value_ms:g} ms"
 
 

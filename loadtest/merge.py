@@ -112,7 +112,7 @@ def _check_shards(documents: Sequence[Mapping[str, Any]], names: Sequence[str]) 
     of: set[int] = set()
     for document, name in zip(documents, names, strict=True):
         shard = document.get("run", {}).get("shard")
-        if not shard:
+        if shard in (None, "", "1/1"):
             continue
         number, _, count = str(shard).partition("/")
         if not (number.isdigit() and count.isdigit()):

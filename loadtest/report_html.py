@@ -24,6 +24,12 @@ from protocol.closes import close_name
 from protocol.errors import ErrorCode
 
 TILES = ("players", "accepted", "accepted_per_s", "ack_p50_ms", "ack_p99_ms", "saved_p99_ms", "resumes", "errors")
+_CLOSES_OF_WEBSOCKET = {
+    "1000": "ended as it should",
+    "1001": "going away",
+    "1006": "no close frame: the connection was cut",
+    "1011": "an error in the gateway",
+}
 STATE_COLOURS = {"playing": 3, "suspended": 1, "connecting": 2, "offline": 6, "stopped": 5}
 FINDINGS_SHOWN_MAX = 500
 
@@ -68,7 +74,7 @@ def _head(document: Mapping[str, Any], title: str, series: Series) -> str:
     at = datetime.fromtimestamp(series.start_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     facts = [at, f"{document.get('play_s', 0):g} s of play"]
     facts += [f"seed {options['random_seed']}"] if "random_seed" in options else []
-    facts += [f"shard {run['shard']}"] if run.get("shard") else []
+    facts += [f"shard {run['shard']}"] if run.get("shard") not in (None, "1/1") else []
     facts += [f"Wayhold {run['versions']['wayhold']}"] if run.get("versions", {}).get("wayhold") else []
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in verdict["reasons"])
     breached = "".join(
@@ -189,7 +195,7 @@ def _draw_series(series: Series) -> str:
 
 
 def _draw_states(series: Series, at_s: list[float], marks: list[ChartMark]) -> str:
-    names = [name for name in STATE_COLOURS if any(name in (point.states or {}) for point in series.points)]
+    names = [name for name in STATE_COLOURS if any((point.states or {}).get(name) for point in series.points)]
     names = names or ["connected"]
     lines = [
         Line(
@@ -273,7 +279,7 @@ def _slowest(slowest: list[dict[str, Any]]) -> str:
         ]
         for one in slowest
     ]
-    head = ["answered after", "player", "device", "seq", "due", "made", "saved", "connection lost meanwhile"]
+    head = ["answered after", "player", "device", "seq", "due", "made", "saved", "sent again"]
     return make_table(head, rows, numbers=(0, 3, 5, 6), ids=(1, 2, 4))
 
 
@@ -282,7 +288,7 @@ def _codes(document: Mapping[str, Any]) -> str:
         return ErrorCode(int(code)).name if int(code) in set(ErrorCode) else ""
 
     def name_of_close(code: str) -> str:
-        return "no close frame: the connection was cut" if code == "1006" else close_name(int(code))
+        return _CLOSES_OF_WEBSOCKET.get(code) or close_name(int(code))
 
     def table(head: str, counts: Mapping[Any, int], name: Callable[[str], str] | None) -> str:
         rows = [[str(code), name(str(code)) if name else "", f"{count:,}"] for code, count in counts.items()]

@@ -60,7 +60,7 @@ table{border-collapse:collapse;width:100%;font-size:14px}
 th,td{padding:6px 12px;text-align:left;border-top:1px solid var(--edge);vertical-align:top}
 tr:first-child th{border-top:0}th{color:var(--dim);font-weight:500;white-space:nowrap}
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
-td.id{font:12.5px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:nowrap}
+td.id{font:12px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:nowrap}
 tr.worse td:first-child{box-shadow:inset 3px 0 var(--bad)}tr.better td:first-child{box-shadow:inset 3px 0 var(--ok)}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:12px}
 footer{color:var(--dim);font-size:13px;margin-top:30px}

@@ -184,6 +184,7 @@ class _Seconds:
     def add_samples(self, samples: Iterable[dict[str, Any]], *, is_alone: bool) -> None:
         """One process. `is_alone`: there are no histories, so rates and latencies come from here, too."""
         before: dict[str, int] = {}
+        states_of: dict[int, dict[str, int]] = {}  # the last a process said in a second
         for sample in samples:
             # A sample is taken at the end of the second it tells of.
             point = self._at(float(sample["at_ms"]) - 500)
@@ -191,11 +192,7 @@ class _Seconds:
                 now = _total(sample.get(name, 0))
                 point.counts[name] = point.counts.get(name, 0) + max(0, now - before.get(name, 0))
                 before[name] = now
-            states = point.states if point.states is not None else {}
-            for name in ("connected", *STATES):
-                if name in sample:
-                    states[name] = states.get(name, 0) + int(sample[name])
-            point.states = states or None
+            states_of[point.at_s] = {name: int(sample[name]) for name in ("connected", *STATES) if name in sample}
             for name in LATENCIES if is_alone else ("late",):
                 text = sample.get(f"{name}_hdr")
                 if text:
@@ -203,6 +200,10 @@ class _Seconds:
                         point.latencies[name].add(Histogram.decode(text))
                     except HistogramRefused:
                         continue  # a figure less; the run itself is not in doubt
+        for at_s, said in states_of.items():
+            if said:
+                states = self._points[at_s].states or {}
+                self._points[at_s].states = {name: states.get(name, 0) + said.get(name, 0) for name in states | said}
 
     def list_points(self) -> list[Point]:
         if not self._points:

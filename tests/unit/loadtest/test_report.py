@@ -117,6 +117,16 @@ def test_series_counts_every_update_once_in_the_second_it_was_due(tmp_path: Path
     assert [mark.what for mark in series.marks] == ["kill gateway-1", "freeze <postgres>"]
 
 
+def test_a_process_that_says_twice_in_a_second_who_plays_counts_once(tmp_path: Path) -> None:
+    """The last sample of a process comes within the second of the one before; its players stood there twice."""
+    for process in range(2):
+        samples = [{"at_ms": START_MS + at_ms, "connected": 7, "playing": 7} for at_ms in (1000, 2000, 2300)]
+        file = tmp_path / f"samples-{process}.jsonl"
+        file.write_text("".join(json.dumps(sample) + "\n" for sample in samples))
+    series = make_series([], tmp_path, START_MS)
+    assert [point.states for point in series.points] == [{"connected": 14, "playing": 14}] * 2
+
+
 def test_series_of_a_long_run_is_thinned_and_loses_nothing() -> None:
     series = Series(START_MS, 1, [Point(at_s, {"made": 2}) for at_s in range(-10, 4000)]).thinned()
     assert len(series.points) <= POINTS_MAX and series.step_s == 10
