@@ -47,11 +47,11 @@ def show_operations(found: Mapping[str, Any]) -> str:
     rows = [("Operation", "target", "socket p50 / p99", "×", "Python API p50 / p99", "×")]
     for name, target, of_socket, of_api in OPERATIONS:
         rows.append((name, f"< {target} ms", *_cells(socket.get(of_socket), target), *_cells(api.get(of_api), target)))
-    target = f"< {ANALYTICS_TARGET_MS} ms"
+    wanted = f"< {ANALYTICS_TARGET_MS} ms"
     rows.append(
-        ("Analytics query (the data model's)", target, "", "", *_cells(analytics.get(ITS_QUERY), ANALYTICS_TARGET_MS))
+        ("Analytics query (the data model's)", wanted, "", "", *_cells(analytics.get(ITS_QUERY), ANALYTICS_TARGET_MS))
     )
-    rows.append(("Analytics query (slowest of ours)", target, "", "", *_worst(analytics)))
+    rows.append(("Analytics query (slowest of ours)", wanted, "", "", *_worst(analytics)))
     lines = [
         f"(a) Operations, with {found['stored_events']:,} events of {found['stored_players']:,} players stored and "
         f"{found['socket']['welcome']:,} players in; × is target ÷ p99",
