@@ -133,6 +133,7 @@ class Node:
         self.connections: set[Connection] = set()
         self.players: dict[str, Connection] = {}  # by user id: those that were welcomed
         self.is_draining = False
+        self._is_leaving = False
         self.broken = asyncio.Event()
         """A service of this node has ended by itself. Whoever runs the node should end it."""
         self._pongs: deque[tuple[float, Connection]] = deque()
@@ -174,10 +175,13 @@ class Node:
             task.add_done_callback(self._service_ended)
 
     async def drain(self, urgent: asyncio.Event) -> None:
+        self._is_leaving = True
         await drain(self, urgent)
 
     async def drain_as_told(self, is_on: bool) -> None:
         """An operator empties this node, or lets it take players again. It stays, and says so by /readyz."""
+        if self._is_leaving:
+            return  # this process ends, whatever an operator wishes
         self.health.is_draining = self.is_draining = is_on
         log.warning("drain_asked", is_on=is_on, connections=len(self.connections))
         try:

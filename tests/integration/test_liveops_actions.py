@@ -188,6 +188,40 @@ async def test_same_key_is_the_same_action_and_another_action_with_it_is_refused
     assert json.loads(await desk.fetchval("SELECT state::text FROM experience_progress"))["coins"] == 0
 
 
+async def test_undo_can_be_taken_back_and_large_values_go_there_and_back(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    old, new = {"text": "ä" * 3500, "list": [[1, 2.5], []]}, "x" * 8000
+    async with rig.player(user_id) as player:
+        await player.accept(1, effects=[{"op": "set", "path": "note", "value": old}])
+        effects = [{"op": "set", "path": "note", "value": new}, {"op": "unset", "path": "other.thing"}]
+        edited = await desk.act("edit_state", whom(user_id), effects=effects)
+        undone = await desk.undo(edited["id"])
+        assert (edited["state"], undone["state"]) == ("done", "done")
+        assert (await desk.progress.get_player_state(user_id, EXPERIENCE)).state["note"] == old
+        assert (await desk.undo(undone["id"]))["state"] == "done"
+        assert (await desk.progress.get_player_state(user_id, EXPERIENCE)).state["note"] == new
+
+
+async def test_effects_that_many_times_change_one_thing_are_taken_back_or_refused(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1, effects=[{"op": "incr", "path": "coins", "value": 1}])
+        effects: list[dict[str, Any]] = [
+            {"op": "add", "path": "inventory", "value": "lamp"},
+            {"op": "remove", "path": "inventory", "value": "lamp"},
+            {"op": "incr", "path": "coins", "value": 0.25},
+            {"op": "incr", "path": "coins", "value": 2},
+            {"op": "max", "path": "best", "value": 9},
+        ]
+        edited = await desk.act("edit_state", whom(user_id), effects=effects)
+        assert (await desk.undo(edited["id"]))["state"] == "done"
+        state = (await desk.progress.get_player_state(user_id, EXPERIENCE)).state
+        assert state["coins"] == 1 and "best" not in state and state["inventory"] == []
+        effects = [{"op": "set", "path": "title", "value": 1}, {"op": "unset", "path": "title"}]
+        edited = await desk.act("edit_state", whom(user_id), effects=effects)
+        assert "more than once" in (await refused(desk.undo(edited["id"]))).message
+
+
 async def test_profile_is_edited_and_put_back(rig: Rig, desk: Desk) -> None:
     user_id = new_user()
     async with rig.player(user_id):
