@@ -67,6 +67,29 @@ def test_gateway_flusher_and_valkey_killed_in_the_middle_lose_nothing(dev: Runni
     assert said["audit"]["accepted"] + said["audit"]["void"] == said["audit"]["offered"]
 
 
+def test_a_crowd_in_the_mud_loses_nothing_while_gateway_and_flusher_are_killed_and_valkey_is_restarted(
+    dev: RunningDev, tmp_path: Path
+) -> None:
+    """Every kind of mishap, many times as often as in `--mud heavy`: drop-outs, dying phones, second devices, skews."""
+    folder = tmp_path / "run"
+    said = run_loadtest(
+        dev,
+        tmp_path,
+        *("--scenario", "mixed", "--players", "50", "--seconds", "9", "--rate", "1", "--ramp-s", "1"),
+        *("--mud", "heavy", "--mud-dropout-every-s", "20", "--mud-half-open-every-s", "20"),
+        *("--mud-address-change-every-s", "20", "--mud-app-kill-every-s", "15", "--mud-power-cut-every-s", "15"),
+        *("--mud-second-device-every-s", "15"),
+        *("--kill", "gateway,flusher", "--kill-at", "3", "--restart", "valkey", "--restart-at", "6"),
+        *("--history-dir", str(folder)),
+    )
+    last = json.loads((folder / "samples-00.jsonl").read_text().splitlines()[-1])
+    assert last["mishaps"] > 50 and last["unmade"] > 0 and last["resumes"] > 0, last
+    assert last["saved"] == last["accepted"] > 100 and "4201" in last["closes"]
+    marks = [json.loads(line)["what"] for line in (folder / "marks.jsonl").read_text().splitlines()]
+    assert marks == ["kill gateway-1", "kill flusher-1", "restart valkey"]
+    assert said["audit"]["offered"] == last["made"] - last["unmade"] + last["refused"]
+
+
 def test_what_was_accepted_is_kept_when_players_gateway_flusher_and_valkey_die_for_good(
     dev: RunningDev, tmp_path: Path
 ) -> None:
