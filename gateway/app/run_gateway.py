@@ -182,6 +182,7 @@ def session_rules(settings: Settings, process: str) -> SessionRules:
         hello_timeout_s=settings.hello_timeout_s,
         session_expiry_s=settings.session_expiry_s,
         window=settings.window,
+        gather_s=settings.gather_s,
         updates_per_s=settings.updates_per_s,
         updates_burst=settings.updates_burst,
         # Sockets are aborted at drain_s; the last of them should have been asked before.

@@ -51,6 +51,7 @@ class Committer:
         on_outage: Callable[[Connection], None],
         on_fault: Callable[[Connection, BaseException], None],
         latency: Latency | None = None,
+        gather_s: float = 0.0,
     ) -> None:
         self._hot = hot
         self._clock = clock
@@ -59,6 +60,7 @@ class Committer:
         self._on_outage = on_outage
         self._on_fault = on_fault
         self._latency = latency
+        self._gather_s = gather_s
         self._ready: deque[Connection] = deque()
         self._wake: asyncio.Future[None] | None = None
         self._is_stopping = False
@@ -89,6 +91,8 @@ class Committer:
                 self._wake = loop.create_future()
                 await self._wake
                 self._wake = None
+            if self._gather_s and len(self._ready) < GROUPS_MAX and not self._is_stopping:
+                await asyncio.sleep(self._gather_s)
             connections, groups = self._take()
             if groups:
                 await self._commit(connections, groups)

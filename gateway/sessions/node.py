@@ -129,6 +129,7 @@ class Node:
             on_outage=take_outage,
             on_fault=self.fail,
             latency=self.latency,
+            gather_s=rules.gather_s,
         )
         self.connections: set[Connection] = set()
         self.players: dict[str, Connection] = {}  # by user id: those that were welcomed

@@ -72,6 +72,7 @@ class SessionRules:
     hello_timeout_s: float = 10.0
     session_expiry_s: float = 3600.0
     window: int = WINDOW
+    gather_s: float = 0.0
     updates_per_s: float = 100.0
     updates_burst: int = 2_000
     drain_s: float = 10.0

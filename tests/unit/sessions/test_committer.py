@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.sessions import committer as committer_module
-from gateway.sessions.committer import BYTES_MAX, SHARE_MAX, UPDATES_MAX, Committer
+from gateway.sessions.committer import BYTES_MAX, GROUPS_MAX, SHARE_MAX, UPDATES_MAX, Committer
 from gateway.sessions.connection import Phase
 from persistence.errors import StoreFull, StoreUnavailable
 from persistence.hot.known_fields import KnownFields
@@ -65,7 +65,7 @@ class Store:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, gather_s: float = 0.0) -> None:
         self.store = Store()
         self.changed = asyncio.Event()
 
@@ -80,6 +80,7 @@ class Rig:
             on_full=lambda c, group: tell(c.faults, "full"),  # type: ignore[attr-defined]
             on_outage=lambda c: tell(c.faults, "outage"),  # type: ignore[attr-defined]
             on_fault=lambda c, error: tell(c.faults, type(error).__name__),  # type: ignore[attr-defined]
+            gather_s=gather_s,
         )
 
     def enqueue(self, *players: Player) -> None:
@@ -124,6 +125,32 @@ async def test_one_call_is_in_flight_and_what_comes_meanwhile_goes_with_the_next
     rig.committer.stop()
     await running
     assert [len(call) for call in rig.store.calls] == [1, 4]
+
+
+async def test_what_comes_one_by_one_gathers_for_as_long_as_it_may() -> None:
+    rig, players = Rig(gather_s=0.05), [Player(str(n)) for n in range(5)]
+    running = asyncio.create_task(rig.committer.run())
+    for player in players:
+        player.add(1)
+        rig.enqueue(player)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert rig.store.calls == []
+    await rig.until(lambda: all(player.verdicts for player in players))
+    rig.committer.stop()
+    await running
+    assert [len(call) for call in rig.store.calls] == [5]
+
+
+async def test_a_whole_call_waits_for_nothing_more() -> None:
+    rig, players = Rig(gather_s=60.0), [Player(str(n)) for n in range(GROUPS_MAX)]
+    for player in players:
+        player.add(1)
+    rig.enqueue(*players)
+    running = asyncio.create_task(rig.committer.run())
+    await rig.until(lambda: all(player.verdicts for player in players))
+    rig.committer.stop()
+    await running
 
 
 async def test_a_long_journal_does_not_hold_up_a_single_step() -> None:
