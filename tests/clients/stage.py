@@ -14,11 +14,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from gateway.sessions.tokens import make_token
 from protocol.client.listener import PlayerListener
 from protocol.client.player_client import PlayerClient
 from tests.acceptance.dev_rig import RunningDev
 from tests.clients.browser import Page, open_page
-from tests.clients.fake_answers import WAYPOINTS
+from tests.clients.fake_answers import DEFINITION, WAYPOINTS
 
 EXPERIENCE = "wylding-woods"
 NAME, PASSWORD = "ada", "correct horse battery"
@@ -51,7 +52,7 @@ class Player:
         self.dice = dice
         self.at = dice.randrange(len(WAYPOINTS))
         self.lat, self.lng = WAYPOINTS[self.at]["lat"], WAYPOINTS[self.at]["lng"]
-        token = dev.run("token", "--player", self.id).stdout.strip()
+        token = make_token((dev.data_dir / "jwt_secret").read_text().strip().encode(), self.id, 3600)
         self.client = PlayerClient(dev.ready()["play_url"], lambda: token, EXPERIENCE, listener=self.heard)
 
     async def start(self) -> None:
@@ -68,15 +69,13 @@ class Player:
         return await self.client.event("waypoint_visited", waypoint["id"], data=facts, lat=self.lat, lng=self.lng)
 
     async def find(self) -> int:
-        return await self.client.event(
-            "item_collected", self.dice.choice(["brass_key", "lantern", "acorn", "map_piece"])
-        )
+        return await self.client.event("item_collected", self.dice.choice(DEFINITION.items).id)
 
 
 @contextlib.asynccontextmanager
 async def playing(dev: RunningDev, count: int, seed: int = 7) -> AsyncIterator[list[Player]]:
     dice = random.Random(seed)
-    players = await asyncio.to_thread(lambda: [Player(dev, dice) for _ in range(count)])
+    players = [Player(dev, dice) for _ in range(count)]
     try:
         await asyncio.gather(*(player.start() for player in players))
         yield players

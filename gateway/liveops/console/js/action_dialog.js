@@ -133,7 +133,7 @@ function Preview({ answer }) {
   const changes = diff(before == null ? {} : asObject(before), after == null ? {} : asObject(after));
   return html`<section class="preview" aria-label="What it would do">
     <h3>What it would do</h3>
-    ${affects && html`<p>${typeof affects === "string" ? affects : affects.text ? `${affects.text} (${format.count(affects.players)} players, ${format.count(affects.connections)} connected)` : Object.entries(affects).map(([name, value]) => `${name}: ${show(value)}`).join(" · ")}</p>`}
+    ${affects && html`<p>${typeof affects === "string" ? affects : affects.text ? `${affects.text}${affects.players > 1 ? `: ${format.count(affects.players)} players` : ""}` : Object.entries(affects).map(([name, value]) => `${name}: ${show(value)}`).join(" · ")}</p>`}
     ${changes.length
       ? html`<div class="scroll"><table><thead><tr><th scope="col">What</th><th scope="col">Now</th><th scope="col">Afterwards</th></tr></thead>
           <tbody>${changes.map((one) => html`<tr><th scope="row">${one.path}</th><td class="before">${show(one.before)}</td><td class="after">${show(one.after)}</td></tr>`)}</tbody></table></div>`

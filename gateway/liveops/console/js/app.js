@@ -68,6 +68,7 @@ function Frame({ me, route, onLeave }) {
   useEffect(() => {
     document.title = `${me.is_production ? "PRODUCTION · " : ""}${title} · Wayhold`;
     setMenuOpen(false);
+    setSearching(false);
   }, [title, route.args.join("/")]);
   useEffect(() => {
     const onKey = (event) => {

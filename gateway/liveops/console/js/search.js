@@ -25,11 +25,16 @@ export function Search({ onClose }) {
     const stop = new AbortController();
     const ask = (path) => get(path, { search: settled, limit: FOUND_MAX }, stop.signal);
     // Who plays now comes first: that is who one is mostly asked about.
-    Promise.all([ask("sessions"), ask("players")]).then(
+    // A player's id is hexadecimal; anything else can only be a page, or part of a device.
+    const isId = /^[0-9a-f-]{1,36}$/i.test(settled);
+    Promise.all([ask("sessions"), isId ? ask("players") : { items: [] }]).then(
       ([sessions, players]) => {
         const items = new Map(players.items.map((one) => [one.user_id, one]));
         const playing = sessions.items.map((one) => [one.user_id, { ...items.get(one.user_id), ...one }]);
-        setFound({ text: settled, items: [...new Map([...playing, ...items]).values()].slice(0, FOUND_MAX), error: null });
+        // Sessions are found by their device, too; whose own id begins so comes before.
+        const all = [...new Map([...playing, ...items]).values()];
+        const isById = (one) => one.user_id.startsWith(settled.toLowerCase());
+        setFound({ text: settled, items: [...all.filter(isById), ...all.filter((one) => !isById(one))].slice(0, FOUND_MAX), error: null });
       },
       (error) => !stop.signal.aborted && setFound({ text: settled, items: [], error }),
     );
@@ -38,7 +43,7 @@ export function Search({ onClose }) {
 
   const pages = PAGES.filter(([, title]) => text && title.toLowerCase().includes(text.trim().toLowerCase()));
   const choices = [
-    ...found.items.map((one) => ({ key: one.user_id, go: () => goTo("player", [one.user_id], { experience: one.experience }), view: html`<span class="id">${one.user_id}</span> ${one.state && html`<${Badge} value=${one.state} />`} <span class="dim">${one.experience ?? ""}</span>` })),
+    ...found.items.map((one) => ({ key: one.user_id, go: () => goTo("player", [one.user_id], { experience: one.experience }), view: html`<span class="id">${one.user_id}</span> ${one.state && html`<${Badge} value=${one.state} />`} <span class="dim">${one.experience ?? ""}${one.user_id.startsWith(found.text.toLowerCase()) ? "" : `, device ${one.device}`}</span>` })),
     ...pages.map(([name, title]) => ({ key: name, go: () => goTo(name), view: html`<span class="dim">page</span> ${title}` })),
   ];
   const take = (choice) => {

@@ -56,6 +56,7 @@ export function StateTree({ state }) {
 const isLeaf = (value) => value === null || typeof value !== "object";
 
 function Branch({ value, path, marks }) {
+  // A closed branch says that something in it has changed.
   const isMarked = (below) => [...marks.keys()].some((name) => name === below || name.startsWith(`${below}.`) || name.startsWith(`${below} ∋`) || name.startsWith(`${below}[`));
   if (Array.isArray(value)) {
     return html`<ul class="members">${value.map((one, index) =>

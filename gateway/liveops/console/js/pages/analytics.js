@@ -65,9 +65,9 @@ function FunnelPanel({ chosen, since, route }) {
     setAsked(steps);
     replaceQuery(route, { steps: steps.join(",") });
   };
-  return html`<${Panel} title="Funnel: how many get from each step to the next">
+  return html`<${Panel} title="Funnel: players at each step, and how many of the step before">
     ${asked.length > 1
-      ? html`<${Loaded} load=${load}>${(data) => html`<${Bars} label="Players who reached each step" rows=${data.rows.map((row) => ({ label: row.content_id, value: row.players, share: row.share_of_first ?? 0, note: row.step > 1 ? `${format.percent(row.share_of_previous)} of the step before` : "" }))} />`}<//>`
+      ? html`<${Loaded} load=${load}>${(data) => html`<${Bars} label="Players who reached each step" rows=${data.rows.map((row) => ({ label: row.content_id, value: row.players, share: row.share_of_first ?? 0, note: row.step > 1 && row.share_of_previous !== null ? format.percent(row.share_of_previous) : "" }))} />`}<//>`
       : html`<${Empty}>Name at least two steps.<//>`}
     <details><summary>choose the steps</summary><form onSubmit=${submit}>
       <${Field} label="Content ids, one on each line, in order" help="A waypoint, or another type with a colon: quest_completed:bells"><textarea rows="7" class="code" value=${text} onInput=${(event) => setText(event.target.value)}></textarea><//>

@@ -16,7 +16,7 @@ export function AuditPage({ me, route }) {
   const set = (changes) => replaceQuery(route, changes);
   const input = (name, placeholder, value) => html`<input type="search" placeholder=${placeholder} aria-label=${placeholder} value=${value} spellcheck=${false} onChange=${(event) => set({ [name]: event.target.value.trim() })} />`;
   return html`<div class="page-head"><h1>Audit</h1></div>
-    <form class="filters" onSubmit=${(event) => event.preventDefault()}>
+    <form class="filters narrow" onSubmit=${(event) => event.preventDefault()}>
       ${input("operator", "operator", operator)}
       ${input("action", "action", action)}
       ${input("player", "player id", player)}

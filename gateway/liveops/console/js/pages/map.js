@@ -52,10 +52,10 @@ function ExperienceMap({ me, chosen, all }) {
       <${GeoMap} label="Players and waypoints of ${chosen}" waypoints=${waypoints} crowd=${crowd} mode=${mode} fitKey=${waypoints.length ? "waypoints" : `players ${known > 0}`}
         onPick=${setPicked} onCount=${setShown} onView=${onView} className="large" />
       <p class="map-note dim" role="status">
-        <b>${format.count(known)}</b> players ${box ? "around here" : "with a known place"}, ${format.count(shown.visible)} in view${shown.isClustered ? ", put together: zoom in for single ones" : ""}.
+        <b>${format.count(known)}</b> players ${box ? "around here" : "with a known place"}, ${format.count(shown.visible)} in view${shown.isClustered ? ", put together: zoom in for single ones" : ""}.${" "}
         <span class="key"><i class="dot-playing"></i>playing</span> <span class="key"><i class="dot-suspended"></i>in the background</span> <span class="key"><i class="dot-disconnected"></i>disconnected</span>
         <span class="key"><i class="dot-waypoint"></i>waypoint</span>
-        ${me.precise_location ? "" : " Places are rounded to about 110 m for your role."}
+        ${me.precise_location ? "" : " Places are rounded to about 110 m for your account."}
       </p>
       ${picked && html`<p class="picked">${picked.player ? html`Player <${PlayerLink} id=${picked.player} experience=${chosen} />` : html`Waypoint <b>${picked.waypoint.id}</b>`}
         <button type="button" class="quiet small" aria-label="Close" onClick=${() => setPicked(null)}>✕</button></p>`}

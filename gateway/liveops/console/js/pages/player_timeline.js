@@ -27,11 +27,26 @@ function Trace({ trace, feed }) {
       : html`<${Empty}>Nothing has happened since you opened this page. It appears here within a second.<//>`}`;
 }
 
+/** {a: 1, b: "x"} as "a 1 · b x": what an event carries is mostly flat. */
+function plain(value) {
+  if (value === null || typeof value !== "object" || Array.isArray(value)) return brief(value, 90);
+  return Object.entries(value).map(([name, one]) => `${name} ${brief(one, 60)}`).join(" · ");
+}
+
 function describe(item) {
-  const facts = Object.entries(item).filter(([name, value]) => !KNOWN.has(name) && value !== null && value !== undefined && value !== "");
+  const { data, effects, lat, lng, ...others } = item;
+  const hasPlace = Number.isFinite(lat) && Number.isFinite(lng);
+  const ordered = { ...(data?.effects ? {} : { data }), effects: effects ?? data?.effects, ...others, at_place: hasPlace ? `${lat}, ${lng}` : null };
+  const isSaid = (value) => value !== null && value !== undefined && value !== "" && !(typeof value === "object" && !Object.keys(value).length);
+  const facts = Object.entries(ordered).filter(([name, value]) => !KNOWN.has(name) && isSaid(value));
   const lead = item.text ?? [item.type ?? item.event?.type, item.content_id ?? item.event?.content_id].filter(Boolean).join(" ");
-  const rest = facts.filter(([name]) => !["type", "content_id", "event"].includes(name)).map(([name, value]) => `${name} ${brief(value, 60)}`);
+  const rest = facts.filter(([name]) => !["type", "content_id", "event"].includes(name)).map(([name, value]) => (name === "data" ? plain(value) : name === "effects" ? sayEffects(value) : name === "at_place" ? `at ${value}` : `${name} ${brief(value, 60)}`));
   return html`<b>${lead}</b>${lead && rest.length ? " " : ""}<span class="dim">${rest.join(" · ")}</span>`;
+}
+
+function sayEffects(effects) {
+  if (!Array.isArray(effects)) return brief(effects, 90);
+  return effects.map((one) => `${one.op} ${one.path}${one.value === undefined ? "" : ` ${brief(one.value, 60)}`}`).join(", ");
 }
 
 function SavedEvents({ id, experience }) {
