@@ -48,7 +48,7 @@ test: setup ## all tests that need only Python, on real servers
 test-fast: setup ## the tests without acceptance and slow ones
 	$(call timed,2 minutes,$(PYTHON_DIR)/python -m pytest -m "not slow" --ignore=tests/acceptance --hypothesis-profile=fast $(ARGS))
 
-test-clients: setup ## tests of the clients in other languages, where their tools are installed
+test-clients: setup ## tests of the console and of clients in other languages, where their tools are installed
 	$(PYTHON_DIR)/python tools/test_clients.py
 
 check: setup-dev ## linters, types, import directions, Lua and SQL headers
