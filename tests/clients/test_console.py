@@ -166,6 +166,41 @@ async def test_live_events_arrive_within_a_second_and_a_pause_holds_them_back(de
         await check_origin(page, dev)
 
 
+async def test_a_page_says_that_its_feed_was_cut_and_goes_on_by_itself_when_the_server_is_back(dev: RunningDev) -> None:
+    async with playing(dev, 1, seed=4) as (player,), signed_in(dev) as page:
+        await page.go_to(f"{console_url(dev)}#/events?player={player.id}")
+        await page.wait_for("document.querySelector('.feed.good')")
+        dev.kill("ops-1")
+        await page.wait_for_text("reconnecting", inside=".page-head")
+        await page.wait_for("document.querySelector('.feed.good')", deadline_s=30)
+        # Who plays has noticed nothing, and what they do is seen again.
+        await player.client.wait_accepted(await player.visit(), DEADLINE_S)
+        await page.wait_for("document.querySelectorAll('main tbody tr').length >= 1", deadline_s=20)
+
+
+async def test_a_viewer_is_offered_no_action(dev: RunningDev) -> None:
+    async with playing(dev, 1, seed=5) as (player,), signed_in(dev) as page:
+        made = await page.evaluate(
+            """(async () => {
+              const me = await (await fetch('../api/v1/me')).json();
+              const body = JSON.stringify({name: 'vera', password: 'only looking at it', role: 'viewer'});
+              const headers = {'Content-Type': 'application/json', 'X-Wayhold-Csrf': me.csrf};
+              return (await fetch('../api/v1/operators', {method: 'POST', headers, body})).status;
+            })()"""
+        )
+        assert made in (200, 201)
+        await page.click("button", "Log out")
+        await page.fill("input[name=name]", "vera")
+        await page.fill("input[name=password]", "only looking at it")
+        await page.click("button[type=submit]", "Log in")
+        await page.wait_for("document.querySelector('nav#menu')")
+        await page.go_to(f"{console_url(dev)}#/player/{player.id}")
+        await page.wait_for_text("Your role (viewer) may look, not act.", inside="main")
+        assert await page.evaluate(
+            "!document.querySelector('.actions button') && !document.querySelector('a[download]')"
+        )
+
+
 async def test_who_is_not_signed_in_sees_the_login_and_a_wrong_password_says_so(dev: RunningDev) -> None:
     async with open_page() as page:
         await page.go_to(f"{console_url(dev)}#/audit")
