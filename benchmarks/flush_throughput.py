@@ -34,6 +34,7 @@ from typing import Any
 import asyncpg
 import uvloop
 
+from gateway.app.run_flusher import collect_rarely
 from persistence.cold.migrate import migrate
 from persistence.cold.store import ColdStore
 from persistence.embedded.child import start_all_and_wait, stop_all_and_wait
@@ -190,6 +191,7 @@ async def measure(workload: Workload, rounds: int, servers: Servers) -> dict[str
         await bench.let_in(workload)
         while await flusher.flush_due(ahead_s=AHEAD_S):
             pass
+        collect_rarely()
         for number in range(rounds + 1):
             await bench.play(workload.entries)
             rows = await postgres.fetchval("SELECT count(*) FROM player_progress_events")

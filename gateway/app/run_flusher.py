@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import secrets
@@ -73,6 +74,20 @@ def run(args: argparse.Namespace) -> int:
         return runner.run(main)
 
 
+GC_THRESHOLDS = (50_000, 50, 100)
+"""
+A flush makes tens of thousands of objects, keeps them until it is settled, and leaves no cycles: looking through them
+every 700 took 11 % of a flusher's time with long batches, 3 % with large states, and found nothing.
+"""
+
+
+def collect_rarely() -> None:
+    """To be called when everything is imported and built: that lives as long as the process and is never looked at."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+
+
 async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
     """Flush until asked to stop. Returns the exit code."""
     assert settings.redis_url is not None and settings.database_url is not None
@@ -126,6 +141,7 @@ async def run_flusher(settings: Settings, inheritance: Inheritance) -> int:
                 stop.requested,
             )
             side_tasks.append(asyncio.create_task(report, name="report"))
+        collect_rarely()
         inheritance.report_ready()
         log.info("started")
         try:
