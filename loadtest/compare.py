@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.figures import FIGURES, show
+from loadtest.figures import FIGURES, show, show_ms
 from loadtest.report_page import make_page, make_table
 from loadtest.series import Series, read_series
 
@@ -24,6 +24,9 @@ WORSE_PERCENT = 20.0
 
 # What a run may differ by without meaning anything: milliseconds of latency, a share of a count.
 NOISE = {"ms": 1.0, "s": 0.5, "count": 0.0, "us": 5.0, "kib": 1.0}
+
+# A tool that is later than this at 99 % has latencies in which it has a part itself.
+TOOL_LATE_MS = 20.0
 
 # Means and slowest ones hang on single updates; closes and resumes on what was done to the run.
 JUDGED = (
@@ -44,6 +47,13 @@ class Difference:
     percent: float | None
     is_worse: bool
     is_better: bool
+
+    @property
+    def mark(self) -> str:
+        """In a word. A figure that is not judged has moved, for better or worse."""
+        if not (self.is_worse or self.is_better):
+            return ""
+        return "moved" if self.name not in JUDGED else "worse" if self.is_worse else "better"
 
     @property
     def by(self) -> float | None:
@@ -88,8 +98,8 @@ class Comparison:
         for one in self.differences:
             if one.first is None and one.second is None:
                 continue
-            mark = "worse" if one.is_worse and one.name in JUDGED else "better" if one.is_better else ""
-            rows.append((one.name, show(one.name, one.first), show(one.name, one.second), show_difference(one), mark))
+            shown = (show(one.name, one.first), show(one.name, one.second))
+            rows.append((one.name, *shown, show_difference(one), one.mark))
         widths = [max(len(row[at]) for row in rows) for at in range(5)]
         lines = []
         for name, *cells, mark in rows:
@@ -132,27 +142,27 @@ class Comparison:
 
     def as_page(self, first: str, second: str) -> str:
         """`first`, `second`: what the runs are called."""
+        # What moved comes first.
+        shown = sorted(
+            (one for one in self.differences if one.first is not None or one.second is not None),
+            key=lambda one: ("worse", "better", "moved", "").index(one.mark),
+        )
+        marks = [one.mark for one in shown]
         rows = [
-            [
-                one.name,
-                show(one.name, one.first),
-                show(one.name, one.second),
-                show_difference(one),
-                "worse" if one.is_worse else "better" if one.is_better else "",
-            ]
-            for one in self.differences
-            if one.first is not None or one.second is not None
+            [one.name, show(one.name, one.first), show(one.name, one.second), show_difference(one), one.mark]
+            for one in shown
         ]
         paired = [[one.what, f"{one.median_by:+.1f}", f"{one.higher_in} of {one.seconds}"] for one in self.paired]
-        table = make_table(["figure", first, second, "difference", ""], rows, numbers=(1, 2, 3), ids=(0,))
+        table = make_table(["figure", first, second, "difference", ""], rows, numbers=(1, 2, 3), ids=(0,), marks=marks)
         head = ["the same seconds of both", "second run, in the middle", "higher in"]
-        notes = make_table(["note"], [[note] for note in self.notes]) if self.notes else ""
+        notes = make_table(["what makes them hard to compare"], [[note] for note in self.notes]) if self.notes else ""
         verdict = "✓ The second run is not worse" if self.is_ok else "✗ The second run is worse"
         return make_page(
             "Two load tests compared",
             f'<h1>Two load tests compared</h1><div class="verdict {"ok" if self.is_ok else "bad"}"><b>{verdict}</b>'
-            f'<p class="line">{self.last_line()}</p></div>{notes}{table}'
-            + (make_table(head, paired, numbers=(1, 2)) if paired else ""),
+            f'<p class="line">{self.last_line()}</p></div>{notes}'
+            + (make_table(head, paired, numbers=(1, 2)) if paired else "")
+            + table,
         )
 
 
@@ -230,4 +240,10 @@ def _list_notes(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str
     machines = [document.get("run", {}).get("machine", {}) for document in (first, second)]
     if machines[0].get("cpu") != machines[1].get("cpu") or machines[0].get("cores") != machines[1].get("cores"):
         notes.append("the tool ran on different machines")
+    for which, document in (("first", first), ("second", second)):
+        late_ms = document["figures"].get("tool_late_p99_ms") or 0.0
+        if late_ms > TOOL_LATE_MS:
+            notes.append(
+                f"the tool of the {which} run was late itself ({show_ms(late_ms)} at 99 %): its machine was busy"
+            )
     return notes

@@ -110,6 +110,6 @@ def show(name: str, value: float | int | None) -> str:
 
 
 def show_ms(value_ms: float) -> str:
-    if abs(value_ms) >= 10_000:
-        return f"{value_ms / 1000:,.1f} s"
+    if abs(value_ms) >= 1000:
+        return f"{value_ms / 1000:,.1f} s" if abs(value_ms) >= 10_000 else f"{value_ms / 1000:.2f} s"
     return f"{value_ms:,.0f} ms" if abs(value_ms) >= 100 else f"{value_ms:.1f} ms"

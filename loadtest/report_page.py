@@ -7,6 +7,7 @@ Not here: what is on the page (report_html.py).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
 STYLE = """
@@ -62,6 +63,7 @@ tr:first-child th{border-top:0}th{color:var(--dim);font-weight:500;white-space:n
 td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
 td.id{font:12px/1.6 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;white-space:nowrap}
 tr.worse td:first-child{box-shadow:inset 3px 0 var(--bad)}tr.better td:first-child{box-shadow:inset 3px 0 var(--ok)}
+tr.worse td:last-child{color:var(--bad)}tr.better td:last-child{color:var(--ok)}
 .pair{display:grid;grid-template-columns:1fr 1fr;gap:12px}
 footer{color:var(--dim);font-size:13px;margin-top:30px}
 @media(max-width:640px){main{padding:14px 10px 40px}.wide{display:none}.narrow{display:block}
@@ -114,13 +116,19 @@ def make_page(title: str, body: str) -> str:
 
 
 def make_table(
-    head: list[str], rows: list[list[str]], *, numbers: tuple[int, ...] = (), ids: tuple[int, ...] = ()
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: tuple[int, ...] = (),
+    ids: tuple[int, ...] = (),
+    marks: Sequence[str] = (),
 ) -> str:
-    """Cells are text. `numbers` and `ids`: which columns are set as such."""
+    """Cells are text. `numbers` and `ids`: which columns are set as such; `marks`: a class for each row, or ""."""
     classes = {**dict.fromkeys(numbers, ' class="n"'), **dict.fromkeys(ids, ' class="id"')}
-    head_row = "".join(
-        f"<th{classes.get(at, '') if at in numbers else ''}>{escape(name)}</th>" for at, name in enumerate(head)
-    )
-    lines = ["".join(f"<td{classes.get(at, '')}>{escape(cell)}</td>" for at, cell in enumerate(row)) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="scroll"><table><tr>{head_row}</tr>{body}</table></div>'
+    titles = "".join(f"<th{classes[at] if at in numbers else ''}>{escape(name)}</th>" for at, name in enumerate(head))
+    body = ""
+    for number, row in enumerate(rows):
+        mark = f' class="{marks[number]}"' if marks and marks[number] else ""
+        cells = "".join(f"<td{classes.get(at, '')}>{escape(cell)}</td>" for at, cell in enumerate(row))
+        body += f"<tr{mark}>{cells}</tr>"
+    return f'<div class="scroll"><table><tr>{titles}</tr>{body}</table></div>'
