@@ -42,10 +42,14 @@ class Update(NamedTuple):
 
 
 class Pause(NamedTuple):
-    """What comes next is due so much later. `is_think`: a player who thinks; --think-s may say how long."""
+    """
+    What comes next is due so much later. `is_think`: a player who thinks; --think-s may say how long. `is_fixed`: a
+    time of the clock; --rate does not change it.
+    """
 
     seconds: float
     is_think: bool = False
+    is_fixed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,7 +209,7 @@ class Player:
                 seconds = step.seconds
                 if step.is_think and game.think_s is not None:
                     seconds = game.think_s.draw(self.random)
-                self._due_ms += max(0.0, seconds) / game.pace * 1000
+                self._due_ms += max(0.0, seconds) / (1.0 if step.is_fixed else game.pace) * 1000
                 if self._due_ms > now:
                     game.schedule.at(self._due_ms, self._go_on)
                     return

@@ -6,7 +6,20 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from loadtest.gpx import move
-from loadtest.scenario import CLOSE, DROP, OPEN, Doing, PlayerView, Scenario, Update, effects, event, pause, think
+from loadtest.scenario import (
+    CLOSE,
+    DROP,
+    OPEN,
+    Doing,
+    Pause,
+    PlayerView,
+    Scenario,
+    Update,
+    effects,
+    event,
+    pause,
+    think,
+)
 from loadtest.storyline import Story
 
 
@@ -63,8 +76,7 @@ class Idle(Scenario):
 class ReconnectStorm(Scenario):
     """Everybody plays; every so often all connections are cut within a second, and all come back."""
 
-    updates_per_s: ClassVar[float] = 0.2
-
+    # Storms are times of the clock: --rate changes what is played between them, not when they come.
     storm_every_s: float = 20.0
     storm_width_s: float = 1.0
     update_every_s: float = 5.0
@@ -72,7 +84,8 @@ class ReconnectStorm(Scenario):
     def play(self, player: PlayerView) -> Iterator[Doing]:
         rng = player.random
         story = Story(player.experience, rng)
-        yield pause(max(0.0, -player.now_s) + rng.random() * self.update_every_s)
+        every_s = 1 / player.rate_per_s if player.rate_per_s else self.update_every_s
+        yield Pause(max(0.0, -player.now_s) + rng.random() * every_s, is_fixed=True)
         storm_s = self.storm_every_s + rng.random() * self.storm_width_s
         while True:
             if player.now_s >= storm_s:
@@ -80,14 +93,14 @@ class ReconnectStorm(Scenario):
                 storm_s += self.storm_every_s
             step = story.next_step()
             yield Update(step.event, step.effects, step.is_durable, step.past_s, step.expected_code)
-            gap_s = rng.expovariate(1 / self.update_every_s)
+            gap_s = rng.expovariate(1 / every_s)
             if player.now_s < storm_s < player.now_s + gap_s:
                 first_s = storm_s - player.now_s
-                yield pause(first_s)
+                yield Pause(first_s, is_fixed=True)
                 gap_s -= first_s
                 yield DROP
                 storm_s += self.storm_every_s
-            yield pause(gap_s)
+            yield Pause(gap_s, is_fixed=True)
 
 
 class OfflineReturn(Scenario):

@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 from typing import ClassVar
 
-from loadtest.scenario import CLOSE, WATCH, Doing, PlayerView, Scenario, pause
+from loadtest.scenario import CLOSE, WATCH, Doing, Pause, PlayerView, Scenario, pause
 from loadtest.scenarios.ar_walk import ArWalk
 from loadtest.scenarios.games import Idle, OfflineReturn, ReconnectStorm, UnitySession
 
@@ -27,7 +27,7 @@ class LiveopsWatch(Scenario):
         yield pause(player.random.random() * self.look_every_s)
         while True:
             yield WATCH
-            yield pause(self.look_every_s)
+            yield Pause(self.look_every_s, is_fixed=True)
 
 
 class Mixed(Scenario):

@@ -63,7 +63,7 @@ def test_every_shipped_scenario_makes_updates_that_the_protocol_takes_and_the_sa
                 raise AssertionError(f"{step} is void: {void}") from void
 
 
-@pytest.mark.parametrize("name", ["ar-walk", "unity-session", "idle", "reconnect-storm"])
+@pytest.mark.parametrize("name", ["ar-walk", "unity-session", "idle"])
 def test_a_scenario_makes_about_as_many_updates_as_it_says(name: str) -> None:
     scenario = make_scenario(name, {})
     made = sum(
@@ -212,3 +212,9 @@ def test_the_scenario_that_the_page_shows_plays_and_the_page_names_every_scenari
     for name, kind in SHIPPED.items():
         row = re.search(rf"^\| `{name}`.*$", page, re.MULTILINE)
         assert row and all(f"`{parameter}`" in row[0] for parameter in kind.list_parameters()), name
+
+
+def test_a_rate_changes_how_much_is_played_between_storms_and_not_when_they_come() -> None:
+    done = play(make_scenario("reconnect-storm", {}), Nobody(rate=2.0), 61)
+    assert [int(at_s // 20) for at_s, step in done if step == DROP] == [1, 2, 3]
+    assert 90 <= sum(isinstance(step, Update) for _, step in done) <= 160
