@@ -252,8 +252,60 @@ CASES: dict[str, Case] = {
     # By its id or, as long as they are few, among those that are open: both are good. So with the next two.
     "actions.forget_erased": case(lambda s: [s.new_id, "{}", "{}"]),
     "dead_letters.find_dead_letter": case(lambda s: [s.new_id]),
+    "operators.count_operators": case(lambda s: []),
+    "operators.insert_first_operator": case(lambda s: ["ann", "hash"]),
+    "operators.insert_operator": case(lambda s: ["ann", "viewer", None, False, ""]),
+    "operators.find_operator": case(lambda s: ["ann"]),
+    "operators.list_operators": case(lambda s: []),
+    "operators.change_operator": case(lambda s: ["ann", None, None, None, None]),
+    "operators.insert_token": case(lambda s: ["ann", b"x", "", None]),
+    "operators.list_tokens": case(lambda s: ["ann"]),
+    "operators.revoke_token": case(lambda s: [s.new_id]),
+    "operators.find_by_token": case(lambda s: [b"x"], "operator_tokens_secret_unique", is_small=True),
+    "operators.insert_session": case(lambda s: ["ann", b"x", 60.0, ""]),
+    "operators.find_by_session": case(lambda s: [b"x"], "operator_sessions_pkey", is_small=True),
+    "operators.delete_session": case(lambda s: [b"x"], "operator_sessions_pkey", is_small=True),
+    "operators.delete_expired_sessions": case(lambda s: [], "idx_operator_sessions_expires", is_small=True),
+    "operators.insert_log": case(lambda s: ["ann", "viewer", "login", s.user_id, "", "{}"], "users_pkey"),
+    "live_ops.list_players": case(
+        lambda s: [uuid.UUID(int=0), uuid.UUID(int=2**128 - 1), None, 10], "users_pkey", answers=10
+    ),
+    "live_ops.find_player": case(lambda s: [s.user_id], "users_pkey", USER_KEY, answers=1),
+    "live_ops.list_progress_of_player": case(lambda s: [s.user_id, 10], USER_KEY, PROGRESS_KEY, answers=1),
+    "live_ops.list_devices_of_player": case(
+        lambda s: [s.user_id, 10], *(USER_KEY, PROGRESS_KEY, "device_streams_pkey")
+    ),
+    "live_ops.list_sessions_of_player": case(lambda s: [s.user_id, s.now, s.new_id, 10], "idx_player_sessions_user"),
+    "live_ops.find_ban_of_player": case(lambda s: [s.user_id], "bans_pkey", is_small=True),
+    "live_ops.list_path": case(
+        lambda s: [s.user_id, s.experience, s.long_ago, s.now, 10], *(USER_KEY, PROGRESS_KEY, EVENTS_KEY)
+    ),
+    "live_ops.list_audited_actions": case(
+        lambda s: [s.now, s.new_id, s.long_ago, None, None, 10], "idx_liveops_actions_created", answers=10
+    ),
+    "live_ops.list_audited_actions_of_player": case(
+        lambda s: [s.now, s.new_id, s.long_ago, None, None, 10, s.user_id], "idx_liveops_actions_user", answers=2
+    ),
+    "live_ops.list_operator_log": case(lambda s: [s.now, 2**62, s.long_ago, None, None, 10], is_small=True),
+    "live_ops.list_operator_log_of_player": case(
+        lambda s: [s.now, 2**62, s.long_ago, None, None, 10, s.user_id], is_small=True
+    ),
+    "live_ops.list_undone": case(lambda s: [[s.new_id]], "idx_liveops_actions_undo", is_small=True),
+    "connections.insert_connections": case(
+        lambda s: [
+            *([s.user_id], [7], ["x"], [s.new_id], ["phone"], ["node"], [0], [1], [None], [False], [0], [None]),
+        ],
+        "users_pkey",
+    ),
+    "connections.remove_old_connections": case(lambda s: [30, 10], "idx_player_connections_closed", is_small=True),
+    "connections.list_connections_of_player": case(
+        lambda s: [s.user_id, 2**62, 10], "player_connections_pkey", is_small=True
+    ),
     "profiles.lock_requested": case(lambda s: [s.new_id]),
     "profiles.lock_stats": case(lambda s: [s.user_id], USER_KEY, answers=1),
+    "profiles.find_stats": case(lambda s: [s.user_id], USER_KEY, answers=1),
+    "profiles.find_progress_owner": case(lambda s: [s.progress_id], PROGRESS, answers=1),
+    "profiles.find_user": case(lambda s: [s.user_id], "users_pkey", answers=1),
     "profiles.put_stats": case(lambda s: [s.user_id, "{}"], USER_KEY),
     "bans.put_ban": case(lambda s: [s.user_id, s.new_id, s.now, None, "", "", "somebody"], answers=1),
     "bans.lift_ban": case(lambda s: [s.user_id, s.new_id, s.now, "somebody"], is_small=True),

@@ -150,11 +150,14 @@ async def _audit(
     # Two tables in one order: each has a place of its own.
     place = read_cursor(cursor, str, str, str, int) or [end, _LAST_ID, end, _LAST_NUMBER]
     actions_at, logged_at = parse_instant("cursor", place[0]), parse_instant("cursor", place[2])
-    chosen = (begin, by or None, what or None, user, limit + 1)
+    chosen: tuple[Any, ...] = (begin, by or None, what or None, limit + 1)
+    of_player = ""
+    if user is not None:
+        chosen, of_player = (*chosen, user), "_of_player"
 
     async def read(connection: Any) -> Any:
-        actions = await connection.fetch(_sql["list_audited_actions"], actions_at, place[1], *chosen)
-        logged = await connection.fetch(_sql["list_operator_log"], logged_at, place[3], *chosen)
+        actions = await connection.fetch(_sql["list_audited_actions" + of_player], actions_at, place[1], *chosen)
+        logged = await connection.fetch(_sql["list_operator_log" + of_player], logged_at, place[3], *chosen)
         undone = await connection.fetch(_sql["list_undone"], [row["id"] for row in actions])
         return actions, logged, {row["undo_of"]: str(row["id"]) for row in undone}
 

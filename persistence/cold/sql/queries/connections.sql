@@ -1,5 +1,6 @@
 -- name: insert_connections
--- Connections that have ended. Who was erased meanwhile is passed over; written again it changes nothing.
+-- Connections that have ended. Who was erased meanwhile is passed over; written again it changes nothing. One look for each
+-- row: as a join, the plan for arguments that are not known yet would go through all users.
 INSERT INTO player_connections (
     user_id, connection, experience_id, session_id, device_id, node, opened_at, closed_at, close_code, is_resumed, updates, rtt_ms
 )
@@ -8,7 +9,7 @@ SELECT c.user_id, c.connection, c.experience_id, c.session_id, c.device_id, c.no
 FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::uuid[], $5::text[], $6::text[], $7::bigint[], $8::bigint[], $9::smallint[],
             $10::boolean[], $11::bigint[], $12::real[])
     AS c (user_id, connection, experience_id, session_id, device_id, node, opened_ms, closed_ms, close_code, is_resumed, updates, rtt_ms)
-WHERE EXISTS (SELECT FROM users u WHERE u.id = c.user_id)
+WHERE (SELECT u.id FROM users u WHERE u.id = c.user_id) IS NOT NULL
 ON CONFLICT DO NOTHING;
 
 -- name: remove_old_connections
