@@ -32,6 +32,7 @@ from loadtest.audit_run import check_auditable
 from loadtest.experience import WYLDING_WOODS, find_privacy
 from loadtest.faults import KILLABLE
 from loadtest.load_test import LoadTest
+from loadtest.load_test_report import LoadTestReport
 from loadtest.mud import FLAGS as MUD_FLAGS
 from loadtest.mud import LEVELS
 from loadtest.options import DROP_RATE_DEFAULT, OFFLINE_RATE_DEFAULT, Options, read_options
@@ -49,6 +50,7 @@ from loadtest.target import (
     add_target_arguments,
     find_target,
 )
+from loadtest.thresholds import Breach, list_breaches
 from loadtest.track import TrackRefused, read_track
 from protocol.experience_file import ExperienceRefused
 
@@ -225,7 +227,7 @@ async def _run(options: Options, target: Target) -> int:
     is_ok = False
     try:
         report = await LoadTest(options, target, folder).run()
-        breaches = publish(report.as_document(), options.reports)
+        breaches, unwritten = _publish(report, options)
         is_ok = report.audit.is_ok and not breaches
         for line in report.lines():
             print(line, flush=True)
@@ -236,6 +238,8 @@ async def _run(options: Options, target: Target) -> int:
         if not is_ok and options.history_dir is None:
             print(f"  histories of the players: {folder}")
         print(report.audit.last_line(), flush=True)
+        if unwritten:
+            raise TargetMissing(f"the report cannot be written: {unwritten}")
         return EXIT_OK if is_ok else EXIT_BAD
     except (OSError, TimeoutError, asyncpg.PostgresError) as fault:
         raise TargetMissing(f"the database cannot be read: {_first_line(fault)}") from fault
@@ -244,6 +248,15 @@ async def _run(options: Options, target: Target) -> int:
             shutil.copytree(folder, options.history_dir, dirs_exist_ok=True)
         if is_ok or options.history_dir is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _publish(report: LoadTestReport, options: Options) -> tuple[list[Breach], str]:
+    """Bounds that were not kept, and why the report could not be written: a full disk must not hide the verdict."""
+    document = report.as_document()
+    try:
+        return publish(document, options.reports), ""
+    except OSError as fault:
+        return list_breaches(options.reports.thresholds, document["figures"]), _first_line(fault)
 
 
 def _first_line(fault: BaseException) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from loadtest.figures import FIGURES, show, show_ms
+from loadtest.figures import FIGURES, TOOL_LATE_MS, show, show_ms
 from loadtest.report_page import make_page, make_table
 from loadtest.series import Series, read_series
 
@@ -24,9 +24,6 @@ WORSE_PERCENT = 20.0
 
 # What a run may differ by without meaning anything: milliseconds of latency, a share of a count.
 NOISE = {"ms": 1.0, "s": 0.5, "count": 0.0, "us": 5.0, "kib": 1.0}
-
-# A tool that is later than this at 99 % has latencies in which it has a part itself.
-TOOL_LATE_MS = 20.0
 
 # Means and slowest ones hang on single updates; closes and resumes on what was done to the run.
 JUDGED = (

@@ -14,6 +14,9 @@ from typing import Any
 
 from loadtest.percentiles import Histogram
 
+# A tool that is later than this at 99 % has a part in the latencies that it measures.
+TOOL_LATE_MS = 20.0
+
 PERCENTS = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p999": 99.9}
 
 

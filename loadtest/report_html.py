@@ -15,7 +15,7 @@ from html import escape
 from typing import Any
 
 from loadtest.charts import ChartMark, Line, draw_histogram, draw_lines, show_count
-from loadtest.figures import FIGURES, PERCENTS, show, show_ms
+from loadtest.figures import FIGURES, PERCENTS, TOOL_LATE_MS, show, show_ms
 from loadtest.percentiles import Histogram
 from loadtest.report_document import LATENCY_NAMES, read_latencies
 from loadtest.report_page import make_page, make_table
@@ -82,6 +82,10 @@ def _head(document: Mapping[str, Any], title: str, series: Series) -> str:
         for one in verdict["thresholds"]
         if not one["ok"]
     )
+    late_ms = document["figures"].get("tool_late_p99_ms") or 0.0
+    if late_ms > TOOL_LATE_MS:
+        late = f"The tool itself was late ({show_ms(late_ms)} at 99 %): its machine was busy, latencies show it."
+        reasons += f"<li>{escape(late)}</li>"
     is_ok = verdict["ok"] and not breached
     said = "Nothing is lost, nothing is there twice" if is_ok else "This run failed"
     if not verdict.get("is_audited", True):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
+from loadtest.command import add_arguments, run
 from loadtest.target import TargetRefused
 from loadtest.thresholds import list_breaches, parse_threshold
 
@@ -51,3 +54,11 @@ def test_a_threshold_that_means_nothing_is_refused_with_what_was_meant(text: str
     with pytest.raises(TargetRefused) as refused:
         parse_threshold(text)
     assert said in str(refused.value)
+
+
+def test_a_misspelt_figure_is_refused_before_anybody_plays(capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    # Nothing runs in that folder: a flag that is looked at too late would say so, with exit code 3.
+    assert run(parser.parse_args(["--data-dir", "/none/at/all", "--fail-if", "ack_p99 > 20"])) == 2
+    assert capsys.readouterr().err == "wayhold loadtest: --fail-if does not know ack_p99; did you mean ack_p99_ms?\n"
