@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import random
+import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -219,3 +220,43 @@ async def test_viewer_gets_403_on_every_action_and_leaves_no_row(dev: RunningDev
         assert await connection.fetchval("SELECT count(*) FROM liveops_actions WHERE reason = 'viewer'") == 0
     finally:
         await connection.close()
+
+
+def lines(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
+    assert done.returncode == 0, (done.args, done.stdout, done.stderr)
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_commands_do_what_they_say_in_json_lines_and_exit_codes(dev: RunningDev) -> None:
+    walked = dev.run("walk", "--fast", "--player", (player := str(uuid.uuid4())))
+    assert walked.returncode == 0, walked.stderr
+    (preview,) = lines(dev.run("grant", player, "umbrella", "--reason", "cli", "--dry-run"))
+    assert "umbrella" in preview["preview"]["after"]["inventory"]
+    (granted,) = lines(dev.run("grant", player, "umbrella", "--reason", "cli", "--yes", "--key", "g"))
+    assert (
+        lines(dev.run("grant", player, "umbrella", "--reason", "cli", "--yes", "--key", "g"))[0]["id"] == granted["id"]
+    )
+    (shown,) = lines(dev.run("show", player))
+    assert "umbrella" in shown["progress"][0]["state"]["inventory"]
+    (undone,) = lines(dev.run("undo", granted["id"], "--reason", "cli", "--yes"))
+    assert (granted["state"], undone["state"]) == ("done", "done")
+    again = dev.run("undo", granted["id"], "--reason", "cli", "--yes")
+    assert again.returncode == 1 and "taken back already" in again.stderr
+    absent = dev.run("kick", player, "--reason", "cli", "--yes")
+    assert absent.returncode == 1 and json.loads(absent.stdout)["message"] == "the player is not there"
+    nobody_asked = dev.run("ban", player, "--reason", "cli")
+    assert nobody_asked.returncode == 2 and "--yes" in nobody_asked.stderr
+    nonsense = dev.run("grant", player, "x" * 200, "--reason", "cli", "--yes")
+    assert nonsense.returncode == 2 and "payload.item" in nonsense.stderr
+    (overview,) = lines(dev.run("top", "--once"))
+    assert overview["health"]["status"] == "healthy"
+    audited = lines(dev.run("audit", "--player", player))
+    # Looking at a place to the metre is in the log, too.
+    done = [item for item in audited if item["action"] != "precise_location"]
+    assert [(item["operator"], item["action"], item["state"]) for item in done] == [
+        ("local", "kick", "refused"),
+        ("local", "edit_state", "done"),
+        ("local", "grant_item", "done"),
+    ]
+    nowhere = dev.run("sessions", "--ops-url", "http://127.0.0.1:9")
+    assert nowhere.returncode == 3 and "does not answer" in nowhere.stderr

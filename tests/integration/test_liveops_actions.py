@@ -491,7 +491,7 @@ async def test_each_action_is_refused_to_everybody_below_its_role_and_leaves_no_
 async def test_nonsense_is_refused_with_what_to_do_and_leaves_no_row(rig: Rig, desk: Desk) -> None:
     user_id = new_user()
     async with rig.player(user_id):
-        for action, target, payload in [
+        requests: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
             ("fly", {}, {}),
             ("grant_item", whom(user_id), {}),
             ("grant_item", whom(user_id), {"item": "x" * 129}),
@@ -511,7 +511,8 @@ async def test_nonsense_is_refused_with_what_to_do_and_leaves_no_row(rig: Rig, d
             ("maintenance", {}, {"on": "yes"}),
             ("maintenance", {}, {"on": True, "at": "soon"}),
             ("drain", {}, {}),
-        ]:
+        ]
+        for action, target, payload in requests:
             error = await refused(desk.act(action, target, **payload))
             assert error.status in (404, 422) and error.message, (action, payload)
         wanted = desk.actions.check(ANN, "kick", {"player": user_id}, {}, "  ")

@@ -11,7 +11,10 @@ from typing import Any
 
 from gateway.app.errors import ExitCode
 from gateway.app.operate.api import add_api_flags, open_api
+from gateway.app.operate.audit import COLUMNS
 from gateway.app.operate.output import add_output_flags, cell, is_table, print_table
+
+ACTIONS = 10
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     api = open_api(args)
-    found = api.get(f"/api/v1/players/{urllib.parse.quote(args.player, safe='')}")
+    path = f"/api/v1/players/{urllib.parse.quote(args.player, safe='')}"
+    found = api.get(path)
     if not is_table(args):
         print(json.dumps(found, ensure_ascii=False))
         return ExitCode.OK
@@ -55,4 +59,8 @@ def run(args: argparse.Namespace) -> int:
             found["bans"],
             [("from", "from"), ("until", "until"), ("message", "message"), ("by", "operator"), ("lifted", "lifted_at")],
         )
+    actions = api.get(f"{path}/actions", limit=ACTIONS)["items"]
+    if actions:
+        print("\nlast actions")
+        print_table(actions, COLUMNS)
     return ExitCode.OK
