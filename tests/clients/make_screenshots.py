@@ -105,6 +105,7 @@ async def take_all(dev: RunningDev, players: list[Player], args: argparse.Namesp
         await take(page, dev, folder, "maintenance", "maintenance", "Please be kind")
         await take(page, dev, folder, "dead-letters", "dead-letters", "There are no dead letters")
         await page.press("/", code="Slash", text="/")
+        await page.wait_for("document.activeElement.matches('dialog.search input')")
         await page.type(players[3].id[:2])
         await page.wait_for_text(players[3].id[:2], inside="#found")
         await page.screenshot(folder / "search.png")

@@ -137,7 +137,8 @@ async def test_every_page_shows_what_there_is_without_a_complaint_of_the_browser
         ):
             await page.go_to(f"{url}#/{hash}")
             await page.wait_for_text(text, inside="main")
-            await page.wait_for("!document.querySelector('main [role=alert]')")
+            await page.wait_for("!document.querySelector('main .spinner')")
+            assert not await page.evaluate("document.querySelector('main [role=alert]')?.innerText"), hash
         await page.resize(375, 740, is_phone=True)
         for hash in ("overview", "players", f"player/{players[1].id}", "audit", "maintenance"):
             await page.go_to(f"{url}#/{hash}")

@@ -31,7 +31,7 @@ export function AnalyticsPage({ route }) {
         <${CompletionPanel} experience=${chosen.experience} since=${since} />
         <${BucketsPanel} title="Length of sessions" question="sessions" unit="sessions" experience=${chosen.experience} since=${since} />
         <${BucketsPanel} title="Playtime of players" question="playtime" unit="players" experience=${chosen.experience} since=${since} />
-        <${DropOffPanel} experience=${chosen.experience} since=${since} />
+        <${DropOffPanel} experience=${chosen.experience} />
       </div>`;
   }}<//>`;
 }
@@ -103,10 +103,10 @@ function BucketsPanel({ title, question, unit, experience, since }) {
       : html`<${Empty}>None in this time.<//>`)}<//><//>`;
 }
 
-function DropOffPanel({ experience, since }) {
-  const load = useLoad("analytics/dropoff", { experience, from: since });
+function DropOffPanel({ experience }) {
+  const load = useLoad("analytics/dropoff", { experience });
   return html`<${Panel} title="Where players stopped" aside=${html`<span class="dim">not completed, not played for a week</span>`}>
     <${Loaded} load=${load}>${(data) => (data.rows.length
       ? html`<${Bars} label="Where players stopped" rows=${data.rows.slice(0, 12).map((row) => ({ label: row.location ?? row.current_location ?? "nowhere yet", value: row.players }))} />`
-      : html`<${Empty}>Nobody who started then has stopped.<//>`)}<//><//>`;
+      : html`<${Empty}>Nobody has stopped.<//>`)}<//><//>`;
 }
