@@ -22,14 +22,16 @@ from typing import Any
 from loadtest.address import find_source_address, raise_file_limit
 from loadtest.distribution import parse_distribution
 from loadtest.experience import WYLDING_WOODS, Experience, find_experience
+from loadtest.game import Game
 from loadtest.history import HistoryWriter, now_ms
 from loadtest.mud import Mud
+from loadtest.muddy_player import MuddyPlayer
 from loadtest.phone import Account
 from loadtest.player_random import make_random
 from loadtest.ramp import Stage, Stay, plan_stays
 from loadtest.scenario_choice import DEFAULT, make_scenario
 from loadtest.schedule import Schedule
-from loadtest.simulation import Game, Player
+from loadtest.simulation import Player
 from loadtest.tally import SamplesWriter, Tally
 from loadtest.target import Target
 from loadtest.told_process import open_orders, read_order, say
@@ -169,7 +171,8 @@ def _make_player(plan: PlayersPlan, index: int, game: Game) -> Player:
     secret = bytes.fromhex(plan.secret_hex) if plan.secret_hex is not None else None
     target = Target(plan.url, None, token=plan.token, secret=secret)
     account = Account(plan.url, plan.experience, user_id, functools.partial(target.make_token, user_id))
-    return Player(index, account, make_random(f"{plan.random_seed}/{index}"), game)
+    kind = Player if game.mud == Mud() else MuddyPlayer
+    return kind(index, account, make_random(f"{plan.random_seed}/{index}"), game)
 
 
 def _find_experience(experience_id: str) -> Experience:

@@ -1,32 +1,25 @@
 """
-One simulated player: a scenario, a schedule that waits for nobody, phones with the real client on them, and the mud.
+One simulated player: a scenario, a schedule that waits for nobody, and phones with the real client on them.
 
 Promise: updates are made when they are due, whether or not the gateway keeps up (an open loop), and each is in the
 history before it is sent. The player never mends anything by itself: connections, resumes and repeats are the client's.
 
-Not here: what a player does (scenario.py), how bad its network is (mud.py), how many there are (run_players.py).
+Not here: what a player does (scenario.py), what happens to it (muddy_player.py), how many there are (run_players.py).
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-import traceback
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
-from loadtest import mud
-from loadtest.distribution import Distribution
 from loadtest.experience import Experience
-from loadtest.history import HistoryWriter
+from loadtest.game import Game
 from loadtest.link import Link
-from loadtest.mud import Mishaps, Mud
 from loadtest.phone import Account, Phone
 from loadtest.recording import Recording
-from loadtest.scenario import Doing, Pause, Query, Scenario, Simple, Suspend, Update
-from loadtest.schedule import Schedule
-from loadtest.tally import Tally
+from loadtest.scenario import Doing, Pause, Query, Simple, Suspend, Update
 from loadtest.track import Track
 from protocol.client.journal import JournalBroken, JournalFull
 from protocol.client.player_client import ClientStopped, QueryRefused, UpdateRefused
@@ -37,50 +30,6 @@ AWAY_S_MIN, AWAY_S_MAX = 1.0, 5.0
 OPEN_AGAIN_S_MIN, OPEN_AGAIN_S_MAX = 0.3, 2.0
 STEPS_AT_ONCE_MAX = 50
 SETTLE_TRIES_MAX = 3
-
-
-@dataclass(slots=True)
-class Game:
-    """What the players of one process have in common. `play_from_ms` is when the ramp is over."""
-
-    scenario: Scenario
-    experience: Experience
-    tracks: Sequence[Track]
-    schedule: Schedule
-    writer: HistoryWriter
-    tally: Tally
-    find_source: Callable[[int, int], tuple[str, int] | None]
-    players: int
-    seconds: float
-    settle_s: float
-    rate_per_s: float | None = None
-    mud: Mud = field(default_factory=Mud)
-    drop_rate: float = 0.0
-    offline_rate: float = 0.0
-    session_s: Distribution | None = None
-    away_s: Distribution | None = None
-    think_s: Distribution | None = None
-    watch: Callable[[], Awaitable[None]] | None = None
-    play_from_ms: float = 0.0
-    is_over: bool = False
-    failure: str | None = None
-
-    def fail(self, fault: Exception) -> None:
-        """The scenario itself is broken: there is nothing to play any more."""
-        if self.failure is None:
-            lines = traceback.format_exception(fault)
-            self.failure = "".join(lines[-3:]).strip()
-        self.is_over = True
-
-    @property
-    def over_ms(self) -> float:
-        return self.play_from_ms + self.seconds * 1000
-
-    @property
-    def pace(self) -> float:
-        """How much faster than by itself the scenario is to go."""
-        natural = self.scenario.updates_per_s
-        return self.rate_per_s / natural if self.rate_per_s and natural else 1.0
 
 
 class Player:
@@ -95,8 +44,6 @@ class Player:
         "_is_open",
         "_jobs",
         "_link",
-        "_mishaps",
-        "_moves",
         "_phones",
         "_steps",
         "_task",
@@ -109,12 +56,9 @@ class Player:
         self.random = rng
         self._account = account
         self._game = game
-        has_mud = game.mud != Mud()
         self._link = Link(rng, game.mud.latency_ms, game.mud.jitter_ms) if game.mud.has_link else None
-        self._mishaps = Mishaps(game.mud, rng) if has_mud else None
         self._phones: list[Phone] = []
         self._active = 0
-        self._moves = 0
         self._steps: Iterator[Doing] | None = None
         self._due_ms = 0.0
         self._is_open = False  # the app, as its player wants it
@@ -182,8 +126,6 @@ class Player:
         self._steps = game.scenario.play(self)
         if not game.scenario.is_closed_at_first:
             self._open()
-        if self._mishaps is not None:
-            self._plan_mishap(due_ms)
         if game.session_s is not None:
             game.schedule.at(due_ms + game.session_s.draw(self.random) * 1000, self._end_session)
         self._go_on(due_ms)
@@ -354,86 +296,13 @@ class Player:
         except (OSError, EOFError, ValueError, TimeoutError):
             game.tally.watch_failures += 1
 
-    # --- the mud -----------------------------------------------------------------------------------------------------
-
-    def _plan_mishap(self, from_ms: float) -> None:
-        assert self._mishaps is not None
-        found = self._mishaps.next()
-        if found is not None:
-            after_s, kind = found
-            self._game.schedule.at(from_ms + after_s * 1000, lambda due_ms: self._suffer(kind, due_ms))
-
-    def _suffer(self, kind: str, due_ms: float) -> None:
-        game, mishaps = self._game, self._mishaps
-        assert mishaps is not None
-        if game.is_over or due_ms >= game.over_ms or self._is_gone:
-            return
-        self._plan_mishap(due_ms)
-        if not self._is_open:
-            return
-        game.tally.mishaps += 1
-        if kind == mud.DROPOUT:
-            self._lose_network(mishaps.draw_dropout_s())
-        elif kind == mud.HALF_OPEN and self._link is not None:
-            self._link.forget_sockets()
-        elif kind == mud.ADDRESS_CHANGE and self._link is not None:
-            self._moves += 1
-            self._link.forget_sockets()
-            self.phone.source_address = self._game.find_source(self.index, self._moves)
-            self.phone.client.source_address = self.phone.source_address
-            self._drop()
-        elif kind in (mud.APP_KILL, mud.POWER_CUT):
-            self._job(lambda: self._die(kind == mud.POWER_CUT))
-        elif kind == mud.SECOND_DEVICE:
-            self._change_phone(1)
-            back_ms = game.schedule.now_ms() + mishaps.draw_other_phone_s() * 1000
-            game.schedule.at(back_ms, lambda _: self._change_phone(0))
-
-    def _lose_network(self, for_s: float) -> None:
-        link, mishaps, schedule = self._link, self._mishaps, self._game.schedule
-        assert link is not None and mishaps is not None
-        until_s = asyncio.get_running_loop().time() + for_s
-        if link.down_until_s:
-            return
-        link.go_down(until_s, is_hanging=mishaps.draw_chance() < 0.5)
-        self.phone.recording.is_away = True
-
-        def come_up(_: float) -> None:
-            link.come_up(is_forgotten=mishaps.draw_chance() < 0.5)
-            if mishaps.draw_chance() < 0.7:  # most systems tell the app that the network is back
-                self.phone.client.wake()
-            if self.phone.client.connected:
-                self.phone.recording.is_away = False
-
-        schedule.at(schedule.now_ms() + for_s * 1000, come_up)
-
-    async def _die(self, is_power_cut: bool) -> None:
-        phone, mishaps = self.phone, self._mishaps
-        assert mishaps is not None
-        phone.recording.is_away = True
-        if is_power_cut and phone.client.is_running:
-            # It dies in the player's hand: the update of this moment is in no journal yet.
-            self._make(Update(effects=[{"op": "incr", "path": "records.power_cuts", "value": 1}]))
-        await phone.die(is_power_cut=is_power_cut)
-        back_ms = self._game.schedule.now_ms() + mishaps.draw_closed_s() * 1000
-        self._game.schedule.at(back_ms, lambda _: self._job(self._start))
-
-    def _change_phone(self, number: int) -> None:
-        if self._game.is_over or self._is_gone:
-            return
-        if number == len(self._phones):
-            self._add_phone()
-        self._active = number
-        self._open()
+    # --- phones -------------------------------------------------------------------------------------------------------
 
     def _add_phone(self) -> None:
         game = self._game
         recording = Recording(self.index, game.writer, game.tally)
         skew_s = game.mud.clock_skew_s
         recording.clock_skew_ms = round(self.random.uniform(-skew_s, skew_s) * 1000) if skew_s else 0
-        number = len(self._phones)
-        if game.mud.second_device_every_s:
-            recording.on_stop = lambda code: self._hear_stop(number, code)
         self._phones.append(
             Phone(
                 self._account,
@@ -444,12 +313,6 @@ class Player:
                 source_address=game.find_source(self.index, 0),
             )
         )
-
-    def _hear_stop(self, number: int, code: int) -> None:
-        """A player whose other phone took the session opens the app again on the one in the hand."""
-        if code == CloseCode.REPLACED and number == self._active and not self._game.is_over:
-            wait_s = self.random.uniform(OPEN_AGAIN_S_MIN, OPEN_AGAIN_S_MAX)
-            self._game.schedule.at(self._game.schedule.now_ms() + wait_s * 1000, lambda _: self._job(self._start))
 
     # --- one thing after the other -----------------------------------------------------------------------------------
 
