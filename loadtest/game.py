@@ -1,0 +1,60 @@
+"""What the players of one process have in common: the scenario, the clock, the history, and how they come and go."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from loadtest.distribution import Distribution
+from loadtest.experience import Experience
+from loadtest.history import HistoryWriter
+from loadtest.mud import Mud
+from loadtest.scenario import Scenario
+from loadtest.schedule import Schedule
+from loadtest.tally import Tally
+from loadtest.track import Track
+
+
+@dataclass(slots=True)
+class Game:
+    """`play_from_ms` is when the ramp is over."""
+
+    scenario: Scenario
+    experience: Experience
+    tracks: Sequence[Track]
+    schedule: Schedule
+    writer: HistoryWriter
+    tally: Tally
+    find_source: Callable[[int, int], tuple[str, int] | None]
+    players: int
+    seconds: float
+    settle_s: float
+    rate_per_s: float | None = None
+    mud: Mud = field(default_factory=Mud)
+    drop_rate: float = 0.0
+    offline_rate: float = 0.0
+    session_s: Distribution | None = None
+    away_s: Distribution | None = None
+    think_s: Distribution | None = None
+    watch: Callable[[], Awaitable[None]] | None = None
+    play_from_ms: float = 0.0
+    is_over: bool = False
+    failure: str | None = None
+
+    def fail(self, fault: Exception) -> None:
+        """The scenario itself is broken: there is nothing to play any more."""
+        if self.failure is None:
+            lines = traceback.format_exception(fault)
+            self.failure = "".join(lines[-3:]).strip()
+        self.is_over = True
+
+    @property
+    def over_ms(self) -> float:
+        return self.play_from_ms + self.seconds * 1000
+
+    @property
+    def pace(self) -> float:
+        """How much faster than by itself the scenario is to go."""
+        natural = self.scenario.updates_per_s
+        return self.rate_per_s / natural if self.rate_per_s and natural else 1.0
