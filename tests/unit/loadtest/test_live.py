@@ -123,5 +123,5 @@ def test_servers_are_measured_by_kind_and_through_a_restart() -> None:
     while (find_cpu_s(os.getpid()) or 0.0) < used_s + 0.05:
         sum(range(10_000))
     use = meter.look({"gateway-1": os.getpid()}, 2.0)["gateway"]
-    assert use.cpu_s >= 0.05 and use.cores == pytest.approx(use.cpu_s) and use.rss_bytes > 1 << 20
+    assert use.cpu_s >= 0.049 and use.cores == pytest.approx(use.cpu_s) and use.rss_bytes > 1 << 20
     assert find_cpu_s(2**22 + 1) is None and sys.platform.startswith("linux")
