@@ -18,7 +18,8 @@ from gateway.liveops.errors import ApiError
 from persistence.actions.bans import Bans
 from persistence.operators import Operator, Role
 from persistence.player_progress import PlayerProgress
-from tests.integration.gateway_rig import EXPERIENCE, Bare, Rig, new_user, run_flusher, run_rig
+from persistence.progress_key import ProgressKey
+from tests.integration.gateway_rig import EXPERIENCE, Bare, Rig, hello_frame, new_user, run_flusher, run_rig
 
 ANN = Operator("ann", Role.ADMIN)
 
@@ -98,8 +99,6 @@ async def bye(player: Bare) -> dict[str, Any]:
 
 async def hello_is_refused(rig: Rig, user_id: str, **fields: Any) -> dict[str, Any]:
     async with rig.bare() as bare:
-        from tests.integration.gateway_rig import hello_frame
-
         await bare.send(hello_frame(user_id, **fields))
         said = await bare.expect("bye")
         assert await bare.close_code() == said["code"]
@@ -389,6 +388,14 @@ async def test_maintenance_sends_everybody_away_refuses_hellos_and_ends(rig: Rig
         pass
 
 
+async def test_maintenance_is_known_to_a_node_that_starts_while_postgres_is_away(rig: Rig, desk: Desk) -> None:
+    await desk.act("maintenance", {}, on=True, message="back at nine")
+    await rig.cold.close()
+    rig.node.watch._maintenance = None
+    await rig.node.watch.look()
+    assert (await hello_is_refused(rig, new_user()))["message"] == "back at nine"
+
+
 async def test_maintenance_begins_at_its_time(rig: Rig, desk: Desk) -> None:
     await desk.act("maintenance", {}, on=True, at="2199-01-01T00:00:00Z", message="one day")
     await rig.node.watch.look()
@@ -464,6 +471,54 @@ async def test_action_whose_process_dies_at_any_step_is_finished_by_the_next_and
             if action == "message":
                 await player.wait_for("push")
                 assert await rig.hot.push(user_id, answer["id"], b"") == 1, "told once"
+
+
+async def test_dead_letters_are_replayed_and_dropped_with_their_rows_in_one_transaction(
+    rig: Rig, desk: Desk, database_url: str
+) -> None:
+    user_id = new_user()
+    constraint = "ALTER TABLE player_progress_events ADD CONSTRAINT no_cars CHECK (content_id <> 'car')"
+    await desk.fetchval(constraint)
+    async with rig.player(user_id) as player:
+        for seq in (1, 2, 3):
+            await player.accept(seq, event={"type": "waypoint_visited", "content_id": "car"})
+        await player.wait_saved(3)
+        first, second, third = await desk.fetchval("SELECT array_agg(id::text ORDER BY seq) FROM dead_letters")
+        preview = await desk.preview("replay_dead_letter", {}, id=first)
+        assert preview["warnings"] == []
+        again = await desk.act("replay_dead_letter", {}, id=first)
+        assert again["state"] == "refused" and "no_cars" in again["message"]
+        await desk.fetchval("ALTER TABLE player_progress_events DROP CONSTRAINT no_cars")
+        async with open_desk(rig, database_url, at_step=dies_at("done")) as dying:
+            with suppress(Died):
+                await dying.act("replay_dead_letter", {}, key="r", id=first)
+        assert (await desk.act("replay_dead_letter", {}, key="r", id=first))["state"] == "done"
+        assert (await desk.act("drop_dead_letter", {}, id=second))["state"] == "done"
+        assert (await desk.act("drop_dead_letter", {}, id=second))["state"] == "refused"
+        assert await desk.fetchval("SELECT count(*) FROM dead_letters WHERE dropped_at IS NULL") == 1
+        assert await desk.fetchval("SELECT array_agg(seq) FROM player_progress_events") == [1]
+    rows = await desk.rows()
+    assert [row["state"] for row in rows] == ["refused", "done", "done", "refused"]
+    assert {str(row["user_id"]) for row in rows[:3]} == {user_id} and third
+
+
+async def test_quarantined_progress_is_released_by_its_id(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1)
+        await player.wait_saved(1)
+        key = ProgressKey(user_id, EXPERIENCE)
+        hash_key = rig.hot._keys.progress(key)
+        await rig.hot._client.hset(hash_key, "v:bad", b'"\\u0000"')
+        await player.accept(2)
+        async with asyncio.timeout(10):
+            while not await rig.hot.list_quarantined():  # noqa: ASYNC110 - a flusher does it
+                await asyncio.sleep(0.05)
+        assert "is in quarantine" in (await desk.act("force_flush", {"player": user_id}))["message"]
+        await rig.hot._client.hdel(hash_key, "v:bad")
+        row_id = await desk.fetchval("SELECT id::text FROM experience_progress")
+        assert (await desk.act("release_quarantine", {}, progress=row_id))["state"] == "done"
+        await player.wait_saved(2)
 
 
 async def test_dead_letter_and_quarantine_that_are_not_there_are_refused_in_a_row(rig: Rig, desk: Desk) -> None:
