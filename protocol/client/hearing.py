@@ -281,6 +281,8 @@ class Hearing(SessionMemory):
         code = frame.get("code")
         self._bye_code = code if type(code) is int else None
         self._bye_retry_ms = find_retry_ms(frame) or 0
+        message = frame.get("message")
+        self._bye_message = message if isinstance(message, str) and message else None
         self._close_by_ms = now_ms + CLOSE_WAIT_MS
 
     def _on_left(self, frame: dict[str, Any], now_ms: int, out: list[Action]) -> None:

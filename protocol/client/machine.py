@@ -143,7 +143,7 @@ class SessionMachine(Hearing):
             return []
         if self._bye_code is not None and (code is None or code < 4000):
             code = self._bye_code  # WebSocket stacks lose close codes; the frame before it says the same
-        retry_ms = self._bye_retry_ms
+        retry_ms, message = self._bye_retry_ms, self._bye_message
         if self._playing_since_ms is not None and now_ms - self._playing_since_ms >= HEALTHY_AFTER_MS:
             self._backoff.reset()
         has_left = self._leave_seq is not None and code == 1000
@@ -160,7 +160,8 @@ class SessionMachine(Hearing):
                 self._end_session()
                 self._outbox.forget_stream()
                 out.append(DropJournal())
-            return out + self._stop(code)
+            # What an operator has said to the player, if one did.
+            return out + self._stop(code, message)
         if code == CloseCode.SESSION_ENDED:
             self._end_session()
         if action is CloseAction.FRESH:

@@ -36,6 +36,7 @@ class SessionMemory:
     __slots__ = (
         "_backoff",
         "_bye_code",
+        "_bye_message",
         "_bye_retry_ms",
         "_close_by_ms",
         "_drain_by_ms",
@@ -130,6 +131,7 @@ class SessionMemory:
         self._is_refreshing = False
         self._close_by_ms: int | None = None
         self._bye_code: int | None = None
+        self._bye_message: str | None = None
         self._bye_retry_ms = 0
         self._drain_from_ms: int | None = None
         self._drain_by_ms = 0

@@ -19,7 +19,10 @@ from persistence.actions.bans import Bans
 from persistence.operators import Operator, Role
 from persistence.player_progress import PlayerProgress
 from persistence.progress_key import ProgressKey
-from tests.integration.gateway_rig import EXPERIENCE, Bare, Rig, hello_frame, new_user, run_flusher, run_rig
+from protocol.client.client_errors import ClientStopped
+from protocol.client.journal import MemoryJournal
+from protocol.client.player_client import PlayerClient
+from tests.integration.gateway_rig import EXPERIENCE, Bare, Rig, hello_frame, new_user, run_flusher, run_rig, token
 
 ANN = Operator("ann", Role.ADMIN)
 
@@ -308,6 +311,34 @@ async def test_ban_closes_4203_and_holds_warm_cold_with_a_new_token_and_after_re
         assert (await desk.act("unban", {"player": user_id}))["message"] == "the player is not banned"
         assert (await desk.undo(lifted["id"]))["state"] == "done"
     assert (await hello_is_refused(rig, user_id))["message"] == "until the fair is over"
+
+
+async def test_banned_client_stays_away_with_the_words_of_the_ban_and_loses_no_step(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    journal = MemoryJournal("phone")
+
+    def make_client() -> PlayerClient:
+        return PlayerClient(rig.url, lambda: token(user_id), EXPERIENCE, journal=journal)
+
+    client = make_client()
+    await client.start()
+    await client.wait_connected(10)
+    await client.update({"type": "waypoint_visited", "content_id": "attic"})
+    await client.wait_saved(1, 10)
+    await desk.act("ban", {"player": user_id}, message="until the fair is over")
+    with pytest.raises(ClientStopped) as stopped:
+        while True:
+            await client.update({"type": "waypoint_visited", "content_id": "garden"})
+            await client.wait_saved(client.made, 10)
+    assert (stopped.value.code, stopped.value.reason) == (4203, "until the fair is over")
+    made = client.made
+    await client.stop()
+    await desk.act("unban", {"player": user_id})
+    client = make_client()
+    await client.start()
+    await client.wait_saved(made, 10)
+    await client.stop()
+    assert await desk.fetchval("SELECT count(*) FROM player_progress_events WHERE device_id <> 'ops'") == made
 
 
 async def test_ban_holds_for_a_warm_player_while_postgres_is_away(rig: Rig, desk: Desk, database_url: str) -> None:
