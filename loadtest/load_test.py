@@ -13,16 +13,16 @@ import asyncio
 import contextlib
 import json
 import signal
-import time
 import uuid
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import asyncpg
 
 from loadtest.audit_run import audit_run
+from loadtest.cost import Cost
 from loadtest.faults import frozen, kill_processes
 from loadtest.history import PlayerHistory, note_untold_voids, now_ms, read_histories
 from loadtest.live import Moment, QuietView, View, open_view
@@ -33,7 +33,6 @@ from loadtest.report import report_freeze
 from loadtest.run_players import PlayersPlan
 from loadtest.server_meter import ServerMeter, Use
 from loadtest.stored import connect, get_commits, list_stream_ends
-from loadtest.tally import find_memory_bytes
 from loadtest.target import Target, TargetMissing, TargetRefused
 
 # Streams of killed players are drained when nothing has moved for as long as several flushes take.
@@ -41,14 +40,6 @@ STILL_S = 4.0
 POLL_S = 0.5
 START_WAIT_S = 60.0
 LEAVE_WAIT_S = 60.0
-
-
-class Look(NamedTuple):
-    """What was used up to a moment of play."""
-
-    accepted: int
-    tool_cpu_s: float
-    gateway_cpu_s: float
 
 
 @dataclass(slots=True)
@@ -66,10 +57,11 @@ class LoadTest:
     commits_of_ramp: int = 0
     view: View = field(default_factory=QuietView)
     meter: ServerMeter = field(default_factory=ServerMeter)
-    first_look: Look | None = None
-    last_look: Look | None = None
-    tool_rss_bytes_max: int = 0
-    _tool_before: tuple[float, float] | None = None
+    cost: Cost = field(init=False)
+
+    def __post_init__(self) -> None:
+        here = self.options.shard.find_part(self.options.players)[1]
+        self.cost = Cost(here, self.options.seconds)
 
     async def run(self) -> LoadTestReport:
         """Raises what reading the database raises, and TargetMissing when the gateway does not answer."""
@@ -117,7 +109,7 @@ class LoadTest:
             start_ms=self.play_from_ms,
             commits=commits - self.commits_before if self.target.database_url is not None else None,
             commits_of_ramp=self.commits_of_ramp,
-            cost=self.find_cost(),
+            cost=self.cost.figures(),
         )
 
     def _make_title(self) -> str:
@@ -252,19 +244,18 @@ class LoadTest:
 
     async def _show_progress(self, players: PlayerProcesses) -> None:
         before = (0, 0)
-        here = self.options.shard.find_part(self.options.players)[1]
         while True:
             await asyncio.sleep(1)
             now, now_s = players.sum_counts(), asyncio.get_running_loop().time()
             servers = self.meter.look(self._list_processes(), now_s)
-            tool = self._measure_tool(now, now_s)
-            self._note_cost(now)
+            tool, at_s = self.cost.measure_tool(now, now_s), (now_ms() - self.play_from_ms) / 1000
+            self.cost.note(now, tool, servers.get("gateway", Use()), at_s)
             made, accepted = now["made"], now["accepted"]
             self.view.show(
                 Moment(
-                    at_s=(now_ms() - self.play_from_ms) / 1000,
+                    at_s=at_s,
                     seconds=self.options.seconds,
-                    players=here,
+                    players=self.cost.players,
                     counts=now,
                     made_per_s=made - before[0],
                     accepted_per_s=accepted - before[1],
@@ -282,40 +273,6 @@ class LoadTest:
             return self.target.list_processes()
         except TargetMissing:
             return {}
-
-    def _measure_tool(self, counts: dict[str, Any], now_s: float) -> Use:
-        """CPU and memory of the players' processes and of this one."""
-        cpu_s = counts["cpu_s"] + time.process_time()
-        before_s, at_s = self._tool_before or (cpu_s, now_s)
-        self._tool_before = (cpu_s, now_s)
-        cores = (cpu_s - before_s) / (now_s - at_s) if now_s > at_s else 0.0
-        return Use(cpu_s, max(0.0, cores), counts["rss_bytes"] + find_memory_bytes())
-
-    def _note_cost(self, counts: dict[str, Any]) -> None:
-        """What the play itself costs: without the ramp before it and the settling after it."""
-        at_s = (now_ms() - self.play_from_ms) / 1000
-        if not 0 <= at_s <= self.options.seconds + 1:
-            return
-        gateway = self.meter.kinds.get("gateway", Use())
-        look = Look(counts["accepted"], counts["cpu_s"] + time.process_time(), gateway.cpu_s)
-        if self.first_look is None:
-            self.first_look = look
-        self.last_look = look
-        self.tool_rss_bytes_max = max(self.tool_rss_bytes_max, counts["rss_bytes"] + find_memory_bytes())
-
-    def find_cost(self) -> dict[str, float]:
-        """CPU per accepted update of the tool and of the gateways (where they are of this machine), and memory."""
-        cost: dict[str, float] = {}
-        first, last = self.first_look, self.last_look
-        if first is not None and last is not None and last.accepted > first.accepted:
-            updates = last.accepted - first.accepted
-            cost["tool_cpu_us_per_update"] = round((last.tool_cpu_s - first.tool_cpu_s) / updates * 1e6, 1)
-            if last.gateway_cpu_s > first.gateway_cpu_s:
-                cost["gateway_cpu_us_per_update"] = round((last.gateway_cpu_s - first.gateway_cpu_s) / updates * 1e6, 1)
-        if self.tool_rss_bytes_max:
-            here = self.options.shard.find_part(self.options.players)[1]
-            cost["tool_memory_kib_per_player"] = round(self.tool_rss_bytes_max / 1024 / here, 1)
-        return cost
 
     def _note(self, text: str) -> None:
         self.view.note(text, (now_ms() - self.play_from_ms) / 1000)
@@ -353,7 +310,7 @@ class LoadTest:
             "think_s": options.think_s,
             "tracks": [str(track) for track in options.tracks],
             "play_from_ms": self.play_from_ms,
-            "cost": self.find_cost(),
+            "cost": self.cost.figures(),
         }
         (self.folder / "run.json").write_text(json.dumps(run, indent=2) + "\n")
         return run

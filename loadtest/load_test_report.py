@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from loadtest.audit import AuditReport
+from loadtest.cost import show_cost
 from loadtest.history import PlayerHistory
 from loadtest.options import Options
 from loadtest.report import FreezeReport, ack_latency, saved_latency, show_counts, sum_counts
@@ -70,7 +71,7 @@ class LoadTestReport:
                 f"  commits      {self.commits} in Postgres ({self.commits_of_ramp} while the players came), "
                 f"one for {per_commit:.1f} accepted updates"
             )
-        lines += self._cost_lines()
+        lines += show_cost(self.cost)
         lines += [f"  killed       {name} (pid {pid}) after {at_s:.1f} s of play" for at_s, name, pid in self.kills]
         if self.freeze is not None:
             lines += [
@@ -88,15 +89,6 @@ class LoadTestReport:
                 f"{self.audit.unanswered_saved} of them are in Postgres all the same"
             )
         return lines
-
-    def _cost_lines(self) -> list[str]:
-        cost = self.cost
-        if "tool_cpu_us_per_update" not in cost:
-            return []
-        gateway = cost.get("gateway_cpu_us_per_update")
-        beside = f"{gateway:.0f} µs of the gateway's" if gateway else "the gateway is not of this machine's `dev`"
-        memory = f"; {cost['tool_memory_kib_per_player']:.1f} KiB of memory per player"
-        return [f"  this tool    {cost['tool_cpu_us_per_update']:.0f} µs of CPU per update, beside {beside}{memory}"]
 
     def as_dict(self) -> dict[str, Any]:
         histories = self.histories
