@@ -161,7 +161,8 @@ class Supervisor:
         """
         Start every child that was added and not started yet; returns when all are ready.
 
-        A child that dies meanwhile is started again, unless it says that this is of no use.
+        A child that dies meanwhile is started again, unless it says that this is of no use. One that is not vital and
+        has died is not waited for.
 
         Raises:
             StopRequested: a signal came.
@@ -171,10 +172,10 @@ class Supervisor:
         new = [each for each in self._supervised if each.state is State.NEW]
         for each in new:
             self._spawn(each, is_first=True)
-        while any(each.state is not State.READY for each in new):
+        while any(map(_is_awaited, new)):
             self._look(is_first=True)
             self._raise_if_stopped()
-            if any(each.state is not State.READY for each in new):
+            if any(map(_is_awaited, new)):
                 self._wait(LOOK_INTERVAL_S / 5)
 
     def watch(self) -> None:
@@ -381,6 +382,10 @@ class _HopelessChild(CommandError):
         last = next((line.strip() for line in reversed(log_tail) if line.strip()), "")
         super().__init__(f"{name} {how}" + (f": {last}" if last else ""))
         self.exit_code = ExitCode(code) if code is not None else ExitCode.UNFIT
+
+
+def _is_awaited(each: Supervised) -> bool:
+    return each.state is not State.READY and (each.is_vital or not each.is_restart)
 
 
 def _describe_exit(code: int) -> str:

@@ -57,6 +57,7 @@ def supervise(folder: Path, kinds: list[str]) -> int:
                     stop_deadline_s=60.0 if kind == "hurried" else STOP_DEADLINE_S,
                     start_deadline_s=1.0 if kind == "late" else 20.0,
                     is_log_shown=True,
+                    is_vital=kind != "dispensable",
                 )
             try:
                 happened(folder, "starting")
@@ -82,6 +83,9 @@ def child(kind: str, folder: Path) -> int:
     if kind == "crash":
         for number in range(30):
             print(f"line {number} of {name}", flush=True)
+        return 7
+    if kind == "dispensable":
+        happened(folder, f"tried {name}")
         return 7
     if kind == "settings":
         print("play_port is -1; change WAYHOLD_PLAY_PORT", flush=True)

@@ -114,6 +114,20 @@ def test_a_child_that_dies_again_and_again_stops_everything_with_its_last_words(
     assert "stopped good-0" in supervised.happened()
 
 
+def test_a_child_that_others_can_do_without_stops_nothing_however_often_it_dies(
+    start: Callable[..., Supervised],
+) -> None:
+    supervised = start("good", "dispensable")
+    supervised.wait_for("all ready")
+    supervised.wait_for("death", times=5)
+    before = supervised.pids()["good-0"]
+    wait_until(lambda: is_alive(before) and supervised.process.poll() is None, "everything else goes on")
+    supervised.process.terminate()
+    code, _out, err = supervised.finish()
+    assert code == 0
+    assert "again_in_s=30" in err
+
+
 def test_a_child_that_says_its_settings_are_wrong_is_not_tried_again(start: Callable[..., Supervised]) -> None:
     supervised = start("good", "settings")
     code, _out, err = supervised.finish()
