@@ -58,7 +58,7 @@ CREATE TABLE experience_progress (
     CONSTRAINT experience_progress_playtime_not_negative CHECK (playtime_ms >= 0),
     CONSTRAINT experience_progress_completion_is_percentage CHECK (completion_percentage BETWEEN 0 AND 100),
     CONSTRAINT experience_progress_state_is_object CHECK (jsonb_typeof(state) = 'object')
-) WITH (fillfactor = 60);
+) WITH (fillfactor = 75);
 
 -- A third less CPU per state than pglz. A server that was built without lz4 keeps what it has.
 DO $$
@@ -367,9 +367,12 @@ BEGIN
     WHERE e."timestamp" >= since AND (only_experience IS NULL OR p.experience_id = only_experience)
     GROUP BY 1, 2;
 
-    INSERT INTO player_days (experience_id, day, experience_progress_id, updates, playtime_ms, first_at)
+    INSERT INTO player_days (experience_id, day, experience_progress_id, updates, playtime_ms, first_at, first_day)
     SELECT p.experience_id, (e."timestamp" AT TIME ZONE 'UTC')::date, e.experience_progress_id, count(*),
-           sum(e.playtime_ms), min(e."timestamp")
+           sum(e.playtime_ms), min(e."timestamp"),
+           -- As the trigger would find it, which then has nothing to change: a row that is changed takes its place twice.
+           LEAST(min((e."timestamp" AT TIME ZONE 'UTC')::date) OVER (PARTITION BY e.experience_progress_id),
+                 (SELECT min(o.day) FROM player_days o WHERE o.experience_progress_id = e.experience_progress_id))
     FROM player_progress_events e JOIN experience_progress p ON p.id = e.experience_progress_id
     WHERE e."timestamp" >= since AND (only_experience IS NULL OR p.experience_id = only_experience)
       -- An operator's edit is no play.

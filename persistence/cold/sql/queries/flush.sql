@@ -146,10 +146,11 @@ ON CONFLICT (experience_id, hour, shard) DO UPDATE SET
     playtime_ms = h.playtime_ms + EXCLUDED.playtime_ms;
 
 -- name: add_player_days
--- Who played on which day.
-INSERT INTO player_days AS d (experience_id, day, experience_progress_id, updates, playtime_ms, first_at)
+-- Who played on which day. A new day comes with the player's first one, so that the trigger need not write it again.
+INSERT INTO player_days AS d (experience_id, day, experience_progress_id, updates, playtime_ms, first_at, first_day)
 SELECT u.experience_id, date '1970-01-01' + u.day, u.progress, u.updates, u.playtime_ms,
-       'epoch'::timestamptz + u.first_ms * interval '1 millisecond'
+       'epoch'::timestamptz + u.first_ms * interval '1 millisecond',
+       LEAST(date '1970-01-01' + u.day, (SELECT min(o.day) FROM player_days o WHERE o.experience_progress_id = u.progress))
 FROM unnest($1::text[], $2::integer[], $3::uuid[], $4::integer[], $5::bigint[], $6::bigint[])
     AS u (experience_id, day, progress, updates, playtime_ms, first_ms)
 ON CONFLICT (experience_id, day, experience_progress_id) DO UPDATE SET
