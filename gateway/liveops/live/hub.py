@@ -28,7 +28,7 @@ from persistence.viewing import EVENTS, FIGURES, ROWS, SAY_S, TRACE, TRACED_MAX,
 
 TICK_S = 1.0
 ROWS_LEASE_S = 20.0
-"""How long the table is kept after the last question to it."""
+"""How long the table is kept after the last question to it, and figures of others after theirs."""
 ROWS_MS, ROWS_OF_MAP_MS = 3_000, 1_000
 TABLE_WAIT_S = 1.5
 ABSENT_LOOK_S = 10.0
@@ -61,6 +61,7 @@ class LiveHub:
         self._name = f"ops-{secrets.token_hex(6)}"
         self._viewers: set[Viewer] = set()
         self._rows_until = float("-inf")
+        self._figures_until = float("-inf")
         self._rows_token = ""
         self._said: Wants | None = None
         self._say_due = 0.0
@@ -105,6 +106,11 @@ class LiveHub:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._table_changed.wait(), left_s)
         return self.table
+
+    def keep_figures(self) -> None:
+        """Hear what gateways of other machines say of themselves, for a while from now on."""
+        self._figures_until = self._clock() + ROWS_LEASE_S
+        self._change.set()
 
     def read_figures(self) -> dict[str, Any]:
         """What an overview shows, as of the newest sample; takes one if that is old."""
@@ -199,7 +205,7 @@ class LiveHub:
     def _find_wants(self) -> Wants | None:
         """What all viewers want together; None: nobody wants anything of gateways."""
         is_rows_leased = self._clock() < self._rows_until
-        if not self._viewers and not is_rows_leased:
+        if not self._viewers and not is_rows_leased and self._clock() >= self._figures_until:
             self._rows_token = ""
             return None
         filters: list[EventFilter] = []

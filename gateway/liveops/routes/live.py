@@ -35,6 +35,7 @@ METRES_MAX = 1_000_000.0
 async def get_overview(services: Shared, operator: Viewing) -> dict[str, Any]:
     """Everything at a glance: figures of now, the last 15 minutes, health, nodes. Works while the stores are away."""
     hub = services.hub
+    hub.keep_figures()
     await services.refresh_health()
     return {**hub.read_figures(), "nodes": hub.list_nodes(), "series": hub.figures.series()}
 
@@ -42,7 +43,7 @@ async def get_overview(services: Shared, operator: Viewing) -> dict[str, Any]:
 @router.get("/nodes")
 async def list_nodes(services: Shared, operator: Viewing) -> dict[str, Any]:
     """Gateways. Those of other machines are known while somebody looks at live pages."""
-    await services.hub.get_table()
+    services.hub.keep_figures()
     return {"items": services.hub.list_nodes(), "next_cursor": None}
 
 
