@@ -29,7 +29,6 @@ from persistence.cold.queries import queries
 from persistence.cold.store import ColdStore
 from persistence.erase import erase_player
 from persistence.errors import StoreUnavailable
-from persistence.hot.keys import erased_name
 from persistence.hot.shapes import EndSession, Farewell, Outcome
 from persistence.hot.store import HotStore
 from persistence.progress_key import ProgressKey
@@ -273,7 +272,7 @@ class Executors:
             return None  # it was done
         report = await erase_player(self._hot, self._database_url, player)
         self._at_step("erased")
-        scrubbed = {"details": {"target": {"erased": erased_name(player)}, "payload": {}}}
+        scrubbed = {"details": {"target": {"erased": True}, "payload": {}}}
         result = {"was_known": report.was_known, "progress": report.progress, "keys": report.keys}
         await self._cold.call(
             "forget_erased",
