@@ -114,12 +114,12 @@ class Committer:
             queue = connection.queue
             count = 0
             count_max = share if share < updates_left else updates_left
-            for update in queue:
+            for _, _, body, done, _ in queue:
                 if count == count_max:
                     break
-                ops = len(update.ops)
+                ops = len(done)
                 # An operation repeats what the body holds; an update too big for any call goes alone.
-                size = 2 * len(update.body)
+                size = 2 * len(body)
                 if (ops > ops_left or size > bytes_left) and (count or groups):
                     break
                 ops_left -= ops

@@ -16,7 +16,7 @@ from gateway.sessions.connection import Connection, Phase
 from gateway.sessions.rules import EVENT_AGE_MAX_MS, EVENT_AHEAD_MAX_MS
 from persistence.hot.shapes import HotUpdate
 from protocol.effects import compile_update
-from protocol.entry import encode_update_body
+from protocol.entry import UPDATE_LAYOUT, encode_update_body, pack_update_body
 from protocol.errors import ErrorCode, VoidUpdate
 from protocol.frames import Update
 
@@ -81,8 +81,7 @@ def make_hot_update(connection: Connection, update: Update, now_ms: int) -> HotU
     try:
         if update.skip:
             raise VoidUpdate(ErrorCode.BAD_FRAME, "skipped by the client")
-        compiled = compile_update(update.event, update.effects)
-        event = compiled.event
+        event, effects_json, ops = compile_update(update.event, update.effects)
         if node.content_rules and event is not None:
             rules = node.content_rules.get(connection.key.experience)
             if rules is not None:
@@ -92,24 +91,27 @@ def make_hot_update(connection: Connection, update: Update, now_ms: int) -> HotU
         return HotUpdate(seq, node.entry_ids.next(now_ms), body, (), (int(void.code), void.message))
     if event is None:
         # The effects are what such a row shows as its data.
-        body = _encode_plain_body(connection, seq, now_ms, compiled.effects_json)
+        body = _encode_plain_body(connection, seq, now_ms, effects_json)
     else:
-        body = encode_update_body(
-            connection.device,
-            seq,
-            now_ms if event.at_ms is None else when_it_happened(event.at_ms, connection.clock_offset_ms, now_ms),
-            now_ms,
-            connection.session_id,
-            event.type,
-            event.content_id,
-            event.data_json,
-            compiled.effects_json,
-            event.lat,
-            event.lng,
+        body = pack_update_body(
+            (
+                UPDATE_LAYOUT,
+                connection.device,
+                seq,
+                now_ms if event.at_ms is None else when_it_happened(event.at_ms, connection.clock_offset_ms, now_ms),
+                now_ms,
+                connection.session_id,
+                event.type,
+                event.content_id,
+                event.data_json,
+                effects_json,
+                event.lat,
+                event.lng,
+            )
         )
         if event.lat is not None:
             connection.place = (event.lat, event.lng)
-    return _new_update(HotUpdate, (seq, node.entry_ids.next(now_ms), body, compiled.ops, None))
+    return _new_update(HotUpdate, (seq, node.entry_ids.next(now_ms), body, ops, None))
 
 
 def _encode_plain_body(connection: Connection, seq: int, now_ms: int, data_json: bytes) -> bytes:

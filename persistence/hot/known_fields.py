@@ -42,7 +42,10 @@ _new_tuple = tuple.__new__
 
 
 class Foreseen(NamedTuple):
-    """`items` are what the script takes, the names of so many `members` first; `writes` what fields will hold then."""
+    """
+    `items` are what the script takes, the names of so many `members` first. Once it has, `writes` belong into `fields`,
+    and its answer is the `version`.
+    """
 
     members: int
     items: list[Any]
@@ -108,11 +111,6 @@ class KnownFields:
             items += write
         items += entries
         return _new_tuple(Foreseen, (len(members), items, writes))
-
-    def take(self, writes: Mapping[str, bytes | str], version: int) -> None:
-        """What was foreseen has become true, as this version."""
-        self.fields.update(writes)
-        self.version = version
 
     def learn(self, updates: Sequence[tuple[Any, ...]], counters: Mapping[str, bytes], version: int) -> None:
         """

@@ -122,7 +122,8 @@ class Playing(HotClient):
                         flags += 2
             count = _HEADER_ITEMS - _STATIC_ITEMS + len(listed)
             items += _STATIC_ITEMS + count
-            packed = pack((_STATIC_ITEMS + count, told, flags, len(updates), field_count, *listed))
+            listed[:0] = (_STATIC_ITEMS + count, told, flags, len(updates), field_count)
+            packed = pack(listed)
             parts += (header, packed[1 if count < 16 else 3 if count < 65_536 else 5 :])
         args = b"".join((_pack_array_header(items), *parts))
         slot = groups[0].header
@@ -132,11 +133,12 @@ class Playing(HotClient):
         for (_, _, updates, _, known), hoped in zip(groups, awaited, strict=True):
             version = numbers[at]
             if version > 0:
-                if hoped is None:
+                if type(hoped) is Foreseen:
+                    known.fields.update(hoped[2])  # type: ignore[union-attr]
+                    known.version = version  # type: ignore[union-attr]
+                elif hoped is None:
                     if known is not None and updates:
                         known.forget()
-                elif type(hoped) is Foreseen:
-                    known.take(hoped.writes, version)  # type: ignore[union-attr]
                 else:
                     told_count = len(hoped)
                     counters_now = dict(zip(hoped, notes[note : note + told_count], strict=True))
