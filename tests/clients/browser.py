@@ -87,6 +87,10 @@ class Page:
     def listen(self, event: str, listener: Callable[[dict[str, Any]], None]) -> None:
         self._listeners.setdefault(event, []).append(listener)
 
+    def forget(self, *events: str) -> None:
+        for event in events:
+            self._listeners.pop(event, None)
+
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         number = next(self._numbers)
         answer = self._answers[number] = asyncio.get_running_loop().create_future()

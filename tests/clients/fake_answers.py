@@ -77,7 +77,7 @@ def record_feed(count: int, seconds: int) -> list[dict[str, Any]]:
     dice = random.Random(5)
     walkers = make_walkers(count)
     return [
-        {"full": second == 0, "players": walk(walkers, 1.4, dice), "gone": [], "clusters": []}
+        {"full": second == 0, "players": walk(walkers, 1.4, dice), "gone": [], "clusters": [], "total": count}
         for second in range(seconds)
     ]
 

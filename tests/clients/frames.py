@@ -34,6 +34,7 @@ class FrameCosts:
 async def measure_frames(page: Page, seconds: float) -> FrameCosts:
     events: list[dict[str, Any]] = []
     is_complete = asyncio.Event()
+    page.forget("Tracing.dataCollected", "Tracing.tracingComplete")
     page.listen("Tracing.dataCollected", lambda params: events.extend(params["value"]))
     page.listen("Tracing.tracingComplete", lambda params: is_complete.set())
     await page.call("Tracing.start", transferMode="ReportEvents", traceConfig={"includedCategories": CATEGORIES})

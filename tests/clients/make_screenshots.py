@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.acceptance.dev_rig import REPOSITORY, RunningDev, run_dev
 from tests.clients.browser import Page, open_page
 from tests.clients.fake_answers import DEFINITION
+from tests.clients.small_png import shrink_png
 from tests.clients.stage import DEADLINE_S, EXPERIENCE, Player, console_url, playing, signed_in
 from tests.clients.test_console import do_action
 
@@ -41,16 +42,23 @@ async def take(
     await page.wait_for_text(ready, inside="main")
     await asyncio.sleep(pause_s)  # charts and maps want something to show
     await page.screenshot(folder / f"{name}.png")
-    print(f"{name}: {(folder / f'{name}.png').stat().st_size:,} bytes", flush=True)
+    print(name, flush=True)
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--players", type=int, default=40)
     parser.add_argument("--walk-s", type=float, default=45.0, help="how long they walk before the first picture")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(play_and_take(args))
+    for file in sorted(args.folder.glob("*.png")):
+        file.write_bytes(shrink_png(file.read_bytes()))
+        print(f"{file.name}: {file.stat().st_size:,} bytes", flush=True)
+
+
+async def play_and_take(args: argparse.Namespace) -> None:
     with run_dev() as dev:
         # Three months that were: without them there is no retention to look at.
         filled = dev.run("fill", "--players", "400", "--events", "30000", timeout_s=300)
@@ -118,4 +126,4 @@ async def take_all(dev: RunningDev, players: list[Player], args: argparse.Namesp
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

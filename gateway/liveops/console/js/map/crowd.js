@@ -4,6 +4,8 @@ import { worldOf } from "./camera.js";
 
 export const STATES = ["playing", "suspended", "disconnected"];
 const GLIDE_MS = 1_000;
+const PER_FRAME = 1_500;
+const WAITING_MAX = 40_000;
 
 export class Crowd {
   size = 0;
@@ -15,51 +17,60 @@ export class Crowd {
   fromY = new Float64Array(1024);
   toX = new Float64Array(1024);
   toY = new Float64Array(1024);
+  since = new Float64Array(1024); // when the way from … to … began
   state = new Uint8Array(1024);
   clusters = []; // what the server has put together: [x, y, count]
+  waiting = []; // news that later frames take in, so that none of them has to take in all
   movingUntil = 0;
 
   constructor({ glideMs = GLIDE_MS } = {}) {
     this.glideMs = glideMs;
-    this.movedAt = -Infinity;
   }
 
   /** News of the feed: {full, players: [[id, lat, lng, state]], gone: [id], clusters: [[lat, lng, count]]} */
   apply(news, now) {
-    this.step(now);
     if (news.full) this.clear();
-    this.fromX.set(this.x.subarray(0, this.size));
-    this.fromY.set(this.y.subarray(0, this.size));
-    for (const [id, lat, lng, state] of news.players ?? []) {
+    const gone = news.gone ?? [];
+    // Who has gone must be known before; a tab that was asleep catches up at once.
+    if (gone.length || this.waiting.length > WAITING_MAX) this.takeIn(this.waiting.length, now);
+    for (const id of gone) this.remove(id);
+    for (const player of news.players ?? []) this.waiting.push(player);
+    if (news.clusters) this.clusters = news.clusters.map(([lat, lng, count]) => [...worldOf(lat, lng), count]);
+    this.movingUntil = now + this.glideMs;
+  }
+
+  takeIn(most, now) {
+    for (const [id, lat, lng, state] of this.waiting.splice(0, most)) {
       const [x, y] = worldOf(lat, lng);
       let slot = this.slots.get(id);
       if (slot === undefined) {
         slot = this.add(id);
-        this.x[slot] = this.fromX[slot] = x;
-        this.y[slot] = this.fromY[slot] = y;
+        this.x[slot] = x;
+        this.y[slot] = y;
       }
+      this.fromX[slot] = this.x[slot];
+      this.fromY[slot] = this.y[slot];
       this.toX[slot] = x;
       this.toY[slot] = y;
+      this.since[slot] = now;
       this.state[slot] = state === "recovering" ? 1 : Math.max(0, STATES.indexOf(state));
     }
-    for (const id of news.gone ?? []) this.remove(id);
-    if (news.clusters) this.clusters = news.clusters.map(([lat, lng, count]) => [...worldOf(lat, lng), count]);
-    this.movedAt = now;
     this.movingUntil = now + this.glideMs;
   }
 
-  /** Puts everybody where they are at this time. */
+  /** Takes in some of the news, and puts everybody where they are at this time. */
   step(now) {
-    const share = this.glideMs ? Math.max(0, Math.min(1, (now - this.movedAt) / this.glideMs)) : 1;
-    const { x, y, fromX, fromY, toX, toY, size } = this;
+    if (this.waiting.length) this.takeIn(PER_FRAME, now);
+    const { x, y, fromX, fromY, toX, toY, since, size, glideMs } = this;
     for (let i = 0; i < size; i++) {
+      const share = glideMs ? Math.min(1, (now - since[i]) / glideMs) : 1;
       x[i] = fromX[i] + (toX[i] - fromX[i]) * share;
       y[i] = fromY[i] + (toY[i] - fromY[i]) * share;
     }
   }
 
   isMoving(now) {
-    return now <= this.movingUntil;
+    return this.waiting.length > 0 || now <= this.movingUntil;
   }
 
   clear() {
@@ -67,6 +78,7 @@ export class Crowd {
     this.ids = [];
     this.slots.clear();
     this.clusters = [];
+    this.waiting = [];
   }
 
   add(id) {
@@ -82,7 +94,7 @@ export class Crowd {
     const slot = this.slots.get(id);
     if (slot === undefined) return;
     const last = --this.size;
-    for (const values of [this.x, this.y, this.fromX, this.fromY, this.toX, this.toY, this.state]) values[slot] = values[last];
+    for (const values of [this.x, this.y, this.fromX, this.fromY, this.toX, this.toY, this.since, this.state]) values[slot] = values[last];
     this.ids[slot] = this.ids[last];
     this.slots.set(this.ids[slot], slot);
     this.ids.length = last;
@@ -90,7 +102,7 @@ export class Crowd {
   }
 
   grow() {
-    for (const name of ["x", "y", "fromX", "fromY", "toX", "toY", "state"]) {
+    for (const name of ["x", "y", "fromX", "fromY", "toX", "toY", "since", "state"]) {
       const longer = new this[name].constructor(this[name].length * 2);
       longer.set(this[name]);
       this[name] = longer;

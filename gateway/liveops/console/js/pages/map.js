@@ -39,7 +39,7 @@ function ExperienceMap({ me, chosen, all }) {
       crowd.apply(heard.current ? news : { ...news, full: true }, performance.now());
       heard.current = true;
       isCut.current = !!box || news.clusters?.length > 0;
-      setKnown(news.total ?? crowd.size);
+      setKnown(news.total ?? crowd.size + crowd.waiting.length);
     },
   });
   if (feed.status !== "live") heard.current = false;
