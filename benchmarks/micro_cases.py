@@ -62,9 +62,6 @@ class StandInTransport:
 
     def resume_reading(self) -> None: ...
 
-    def find_rtt_ms(self) -> float:
-        return -1.0
-
     def is_closing(self) -> bool:
         return False
 
