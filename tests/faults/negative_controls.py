@@ -251,7 +251,7 @@ CONTROLS: tuple[Control, ...] = (
         (
             FLUSHER,
             '                self._at_step("written")\n',
-            "                await self._settle(report, absent, started, 0.0, len(copies))\n"
+            "                await self._settle(report, absent, started, (0.0, 0.0), len(copies))\n"
             '                self._at_step("written")\n',
         ),
     ),
