@@ -169,8 +169,9 @@ class Committer:
                 await self._isolate(connections, groups, error)
                 return
             self.failing_since = None
-            if self._latency is not None:
-                # The first in the call has waited longest.
+            if self._latency is not None and groups[0].updates:
+                # The first in the call has waited longest. Without updates it was looked at, some time after its last
+                # frame, and nobody waits for that.
                 self._latency.note_answer(connections[0], verdicts[0].accepted, self._clock())
             on_verdict = self._on_verdict
             for connection, group, verdict in zip(connections, groups, verdicts, strict=True):
