@@ -16,6 +16,7 @@ from gateway.liveops.actions import LiveOpsActions
 from gateway.liveops.actions.catalogue import ACTIONS, Target
 from gateway.liveops.errors import ApiError
 from persistence.actions.bans import Bans
+from persistence.errors import StoreUnavailable
 from persistence.operators import Operator, Role
 from persistence.player_progress import PlayerProgress
 from persistence.progress_key import ProgressKey
@@ -502,6 +503,25 @@ async def test_action_whose_process_dies_at_any_step_is_finished_by_the_next_and
             if action == "message":
                 await player.wait_for("push")
                 assert await rig.hot.push(user_id, answer["id"], b"") == 1, "told once"
+
+
+async def test_action_that_a_store_holds_up_stays_requested_and_is_finished_when_it_is_back(
+    rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        with monkeypatch.context() as patched:
+
+            async def away(*_: Any) -> None:
+                raise StoreUnavailable("redis", "note_bans", "away")
+
+            patched.setattr(rig.hot, "note_bans", away)
+            banned = await desk.act("ban", {"player": user_id}, key="b")
+            assert banned["state"] == "requested"
+        assert await desk.actions.sweep(0) == 1
+        assert (await desk.actions.find(banned["id"]))["state"] == "done"
+        assert await player.close_code() == 4203
+    assert len(await desk.rows()) == 1
 
 
 async def test_dead_letters_are_replayed_and_dropped_with_their_rows_in_one_transaction(
