@@ -42,6 +42,11 @@ class Game:
     is_over: bool = False
     failure: str | None = None
 
+    has_disks: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.has_disks = self.mud.needs_journals
+
     def fail(self, fault: Exception) -> None:
         """The scenario itself is broken: there is nothing to play any more."""
         if self.failure is None:

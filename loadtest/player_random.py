@@ -13,6 +13,7 @@ import random
 from typing import Any
 
 _MASK = (1 << 64) - 1
+_TO_FLOAT = 2.0**-53
 
 
 class PlayerRandom:
@@ -25,7 +26,11 @@ class PlayerRandom:
         self.gauss_next: float | None = None
 
     def random(self) -> float:
-        return (self._next() >> 11) * 2**-53
+        # The same as `_next`, without a call: stories ask for little else.
+        self._state = state = (self._state + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        return ((state ^ (state >> 31)) >> 11) * _TO_FLOAT
 
     def getrandbits(self, bits: int) -> int:
         value = got = 0

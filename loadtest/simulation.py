@@ -202,7 +202,7 @@ class Player:
             at_ms = game.schedule.now_ms() - step.past_s * 1000 + recording.clock_skew_ms
             event = {**event, "at": int(at_ms)}
         try:
-            if game.mud.needs_journals and not phone.client.is_running:
+            if game.has_disks and not phone.client.is_running:
                 # A closed app makes updates all the same (offline-return): the journal takes them with the next.
                 self._job(lambda: self._make_closed(phone, event, step, recording.making))
             else:
@@ -309,7 +309,7 @@ class Player:
                 recording,
                 self.random,
                 link=self._link,
-                has_disk=game.mud.needs_journals,
+                has_disk=game.has_disks,
                 source_address=game.find_source(self.index, 0),
             )
         )

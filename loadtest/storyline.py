@@ -10,12 +10,13 @@ Pure; when steps are made is up to player.py.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import random
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 from loadtest.experience import Experience, distance_m
+from loadtest.scenario import Update
 
 # What there is to play with in an experience that says nothing of it.
 ITEMS = tuple(f"item_{number:02}" for number in range(24))
@@ -30,14 +31,7 @@ PAST_PART = 0.03
 PAST_S_MAX = 600
 
 
-class StoryStep(NamedTuple):
-    """One update to make. `past_s`: it happened that long ago. `expected_code`: it must be answered as void."""
-
-    event: dict[str, Any] | None
-    effects: list[dict[str, Any]] | None = None
-    is_durable: bool = False
-    past_s: int = 0
-    expected_code: int | None = None
+StoryStep = Update
 
 
 class Story:
@@ -69,11 +63,14 @@ class Story:
         self._is_completed = False
 
     def next_step(self) -> StoryStep:
-        (chapter,) = self._rng.choices(_CHAPTERS, cum_weights=_WEIGHTS)
-        step = chapter(self)
-        past_s = self._rng.randrange(1, PAST_S_MAX) if self._rng.random() < PAST_PART else 0
-        is_durable = self._rng.random() < DURABLE_PART
-        return StoryStep(step.event, step.effects, is_durable, past_s, step.expected_code)
+        rng = self._rng
+        step = _CHAPTERS[bisect.bisect(_WEIGHTS, rng.random() * _WEIGHTS[-1])](self)
+        chance = rng.random()
+        if chance < PAST_PART + DURABLE_PART:  # one in 25: the others are as they are
+            if chance < PAST_PART:
+                return step._replace(past_s=rng.randrange(1, PAST_S_MAX))
+            return step._replace(is_durable=True)
+        return step
 
     def _visit(self) -> StoryStep:
         before = self._waypoints[self._at]

@@ -14,7 +14,6 @@ from loadtest.scenario import (
     Pause,
     PlayerView,
     Scenario,
-    Update,
     effects,
     event,
     pause,
@@ -91,10 +90,9 @@ class ReconnectStorm(Scenario):
             if player.now_s >= storm_s:
                 yield DROP
                 storm_s += self.storm_every_s
-            step = story.next_step()
-            yield Update(step.event, step.effects, step.is_durable, step.past_s, step.expected_code)
+            yield story.next_step()
             gap_s = rng.expovariate(1 / every_s)
-            if player.now_s < storm_s < player.now_s + gap_s:
+            while player.now_s < storm_s < player.now_s + gap_s:
                 first_s = storm_s - player.now_s
                 yield Pause(first_s, is_fixed=True)
                 gap_s -= first_s

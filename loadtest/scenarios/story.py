@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from loadtest.scenario import Doing, Pause, PlayerView, Scenario, Update
+from loadtest.scenario import Doing, Pause, PlayerView, Scenario
 from loadtest.storyline import Story
 
 RATE_DEFAULT_PER_S = 2.0
@@ -17,7 +17,7 @@ class EvenStory(Scenario):
         rate_per_s = player.rate_per_s or RATE_DEFAULT_PER_S
         story = Story(player.experience, player.random)
         yield Pause(max(0.0, -player.now_s) + player.random.random() / rate_per_s)
+        gap = Pause(1 / rate_per_s)
         for _ in range(round(player.seconds * rate_per_s)):
-            step = story.next_step()
-            yield Update(step.event, step.effects, step.is_durable, step.past_s, step.expected_code)
-            yield Pause(1 / rate_per_s)
+            yield story.next_step()
+            yield gap

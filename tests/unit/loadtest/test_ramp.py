@@ -10,6 +10,7 @@ import pytest
 from loadtest import address
 from loadtest.address import check_addresses, check_files, find_source_address, parse_addresses
 from loadtest.distribution import parse_distribution
+from loadtest.player_random import make_random
 from loadtest.ramp import Stage, Stay, count_players, find_length_s, parse_ramp, plan_stays
 from loadtest.shards import parse_shard
 from loadtest.target import TargetRefused
@@ -115,3 +116,15 @@ def test_more_players_than_open_files_are_refused_naming_the_number_needed(monke
     assert "`ulimit -n 5064`" in str(refused.value) and "--players 8064" in str(refused.value)
     assert "--processes 3" in str(refused.value)
     check_files(8_064, 2)
+
+
+def test_the_small_generator_gives_the_same_numbers_for_a_seed_and_evenly_spread_ones() -> None:
+    one, other = make_random("1/7"), make_random("1/7")
+    assert [one.random() for _ in range(100)] == [other.random() for _ in range(100)]
+    assert one.randrange(10**30) == other.randrange(10**30) and one.sample(range(99), 9) == other.sample(range(99), 9)
+    assert one.gauss(0, 1) == other.gauss(0, 1) and make_random("1/8").random() != make_random("1/7").random()
+    counts = [0] * 10
+    for _ in range(20_000):
+        counts[int(one.random() * 10)] += 1
+    assert min(counts) > 1850 and max(counts) < 2150
+    assert 0 < sum(one.getrandbits(100) >> 99 for _ in range(1000)) - 400 < 200
