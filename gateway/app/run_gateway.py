@@ -28,7 +28,6 @@ from gateway.app.children import open_listeners
 from gateway.app.errors import ExitCode, find_command_error
 from gateway.app.experience_files import load_experiences
 from gateway.app.launch import count_connections_possible, raise_file_limit
-from gateway.app.ops_http import OpsServer, StoreHealth, make_ops_app
 from gateway.app.serve import require_server_urls
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
@@ -140,6 +139,9 @@ async def run_gateway(settings: Settings, inheritance: Inheritance, *, worker: i
             )
             side_tasks.append(asyncio.create_task(report, name="report"))
         if ops_socket is not None:
+            # Under a supervisor another process has the ops port, and this one starts sooner without a web framework.
+            from gateway.app.ops_http import OpsServer, StoreHealth, make_ops_app
+
             stores = StoreHealth(hot.time_ms, cold.ping, node.clock)
             ops = OpsServer(make_ops_app(node.health, stores, publisher), ops_socket)
             await ops.start()
