@@ -1,10 +1,11 @@
 """
-One simulated player: the real client, a story, and a schedule that waits for nobody.
+The plain player of the fault drills: the real client, a story, and a schedule that waits for nobody. The load test's
+own players, with scenarios, phones and mud, are in simulation.py.
 
 Promise: updates are made when they are due, whether or not the gateway keeps up (an open loop), and each is in the
 history before it is sent. The player never mends anything by itself: connections, resumes and repeats are the client's.
 
-Not here: how many players there are (run_players.py), whether what they were told was true (audit.py).
+Not here: how many players there are, whether what they were told was true (audit.py).
 """
 
 from __future__ import annotations

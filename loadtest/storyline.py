@@ -5,7 +5,7 @@ Owns the mix. Each player has a story of its own, fixed by its seed: it walks fr
 up, starts and finishes quests, and now and then does something that no gateway may accept (`expected_code`), because a
 void update must use up its number and nothing else. Stories stay small: a state never grows near its bounds.
 
-Pure; when steps are made is up to player.py.
+Pure; when steps are made is up to simulation.py.
 """
 
 from __future__ import annotations
