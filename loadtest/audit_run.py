@@ -36,11 +36,12 @@ async def audit_run(
     how: str | None = None,
     *,
     accepted_min: float = ACCEPTED_MIN,
-    late_ack_ms: float = LATE_ACK_MS,
+    late_ack_ms: float | None = LATE_ACK_MS,
     note: Callable[[str], object] = lambda text: None,
 ) -> AuditReport:
     """
-    `how`: "postgres", "queries", or None for Postgres where its address is known.
+    `how`: "postgres", "queries", or None for Postgres where its address is known. `late_ack_ms` None: late answers are
+    not looked for.
 
     Raises:
         OSError, TimeoutError, asyncpg.PostgresError: the database cannot be read.
@@ -55,5 +56,6 @@ async def audit_run(
         report = await audit(histories, target.database_url, accepted_min=accepted_min)
     else:
         report = await audit_by_queries(histories, target, accepted_min=accepted_min, on_progress=show)
-    add_late_acks(report, histories, late_ack_ms)
+    if late_ack_ms is not None:
+        add_late_acks(report, histories, late_ack_ms)
     return report

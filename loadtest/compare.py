@@ -184,10 +184,9 @@ def show_difference(one: Difference) -> str:
 
 def _differ(name: str, first: float | int | None, second: float | int | None, worse_percent: float) -> Difference:
     if first is None or second is None:
-        # Something that could be told before and cannot be told now is worse: it never settled, nothing was answered.
-        return Difference(
-            name, first, second, None, first is not None and name in JUDGED and name != "settled_s", False
-        )
+        # Nothing was answered any more, or it never settled: worse. The others were not measured.
+        is_worse = first is not None and name.startswith(("ack_", "saved_", "settled_"))
+        return Difference(name, first, second, None, is_worse, False)
     by = second - first
     percent = by / first * 100 if first else None
     better = FIGURES[name].better

@@ -86,7 +86,7 @@ class AuditReport:
     players: int = 0
     accepted_min: float = ACCEPTED_MIN
     findings_max: int = FINDINGS_MAX
-    late_acks: int = 0
+    late_acks: int | None = None  # nobody looked
     findings: list[Finding] = field(default_factory=list)
 
     @property
@@ -100,7 +100,7 @@ class AuditReport:
 
     def add(self, finding: Finding) -> None:
         if finding.kind == LATE_ACK:
-            self.late_acks += 1
+            self.late_acks = (self.late_acks or 0) + 1
         else:
             setattr(self, finding.kind, getattr(self, finding.kind) + 1)
         if len(self.findings) < self.findings_max:
@@ -115,7 +115,7 @@ class AuditReport:
         """The findings, what was left off, and the verdict as the last line."""
         shown = self.findings[:LINES_MAX]
         lines = [f"  {finding}" for finding in shown]
-        left_off = sum(getattr(self, kind) for kind in KINDS) + self.late_acks - len(shown)
+        left_off = sum(getattr(self, kind) for kind in KINDS) + (self.late_acks or 0) - len(shown)
         if left_off > 0:
             lines.append(f"  … and {left_off} more")
         if not self.is_enough:

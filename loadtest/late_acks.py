@@ -9,6 +9,9 @@ answered earlier unless this one was overtaken.
 Left out, because the network (or the player) explains it: updates made without a connection, updates whose connection
 was lost before the answer came, and what a player made before its first answer, while it was still connecting.
 
+Where the tool itself holds frames back (players in the mud) nothing of this can be told: it is not looked for then,
+unless somebody says what is late.
+
 Pure.
 """
 
@@ -24,6 +27,7 @@ LATE_ACK_MS = 1000.0
 
 def add_late_acks(report: AuditReport, histories: Sequence[PlayerHistory], late_ack_ms: float = LATE_ACK_MS) -> None:
     """Put every late answer into the report, ordered by when the updates were made."""
+    report.late_acks = report.late_acks or 0
     late: list[Finding] = []
     for process in sorted({history.process for history in histories}):
         late += _find_late([history for history in histories if history.process == process], late_ack_ms)

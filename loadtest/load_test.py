@@ -93,7 +93,7 @@ class LoadTest:
             self.target,
             options.reports.audit,
             accepted_min=options.accepted_min,
-            late_ack_ms=options.reports.late_ack_ms,
+            late_ack_ms=options.late_ack_ms,
             note=self._note,
         )
         freeze = report_freeze(histories, *self.frozen_ms) if self.frozen_ms is not None else None

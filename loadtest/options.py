@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from loadtest.address import parse_addresses
 from loadtest.distribution import parse_distribution
 from loadtest.faults import KILLABLE
+from loadtest.late_acks import LATE_ACK_MS
 from loadtest.mud import FLAGS as MUD_FLAGS
 from loadtest.mud import Mud, choose_mud
 from loadtest.player_processes import split_players
@@ -80,6 +81,13 @@ class Options:
         kept["tracks"] = [str(track) for track in self.tracks]
         kept["history_dir"] = str(self.history_dir) if self.history_dir is not None else None
         return kept
+
+    @property
+    def late_ack_ms(self) -> float | None:
+        """Mud holds answers back by itself: then late ones are only looked for when somebody says what is late."""
+        if self.reports.late_ack_ms is None:
+            return None if self.mud.has_link else LATE_ACK_MS
+        return self.reports.late_ack_ms
 
     @property
     def needs_processes(self) -> bool:

@@ -32,7 +32,7 @@ class ReportOptions:
     json: Path | None = None
     report: Path | None = None
     thresholds: tuple[Threshold, ...] = ()
-    late_ack_ms: float = LATE_ACK_MS
+    late_ack_ms: float | None = None
     audit: str | None = None
     compare: tuple[Path, Path] | None = None
     merge: tuple[Path, ...] = ()
@@ -58,9 +58,8 @@ def add_report_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--late-ack-ms",
         type=float,
-        default=LATE_ACK_MS,
         metavar="MS",
-        help="tell answers that came so long after those to later updates (default %(default)g)",
+        help=f"tell answers that came so long after those to later updates (default {LATE_ACK_MS:g}; with mud: none)",
     )
     group.add_argument(
         "--audit",
@@ -89,7 +88,7 @@ def read_report_options(args: argparse.Namespace) -> ReportOptions:
         ("--late-ack-ms", args.late_ack_ms, 1, 600_000),
         ("--worse-percent", args.worse_percent, 0, 10_000),
     ):
-        if not low <= value <= high:
+        if value is not None and not low <= value <= high:
             raise TargetRefused(f"{flag} must be between {low:g} and {high:g}, is {value:g}")
     if args.compare and args.merge:
         raise TargetRefused("--compare and --merge do not go together")

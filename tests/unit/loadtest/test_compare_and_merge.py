@@ -62,6 +62,15 @@ def test_a_second_run_that_failed_by_itself_fails_the_comparison(tmp_path: Path)
     assert code == 1 and "  the second run is not ok by itself" in said
 
 
+def test_a_figure_that_is_gone_is_worse_only_where_that_says_something(tmp_path: Path) -> None:
+    first, second = invent_document(tmp_path), invent_document(tmp_path)
+    first["figures"] |= {"late_acks": 0, "gateway_cpu_us_per_update": 90.0}
+    second["figures"] |= {"late_acks": None, "gateway_cpu_us_per_update": None}
+    assert compare(first, second).is_ok
+    second["figures"]["settled_s"] = None
+    assert [one.name for one in compare(first, second).worse] == ["settled_s"]
+
+
 def test_what_makes_two_runs_hard_to_compare_is_noted(tmp_path: Path) -> None:
     comparison = compare(invent_document(tmp_path), invent_document(tmp_path, players=20))
     assert "players differs: 40 and 20" in comparison.notes

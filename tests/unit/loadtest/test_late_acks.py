@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 
+from loadtest.command import add_arguments
 from loadtest.findings import AuditReport
 from loadtest.history import PlayerHistory, Step
-from loadtest.late_acks import add_late_acks
+from loadtest.late_acks import LATE_ACK_MS, add_late_acks
+from loadtest.options import read_options
 
 PLAYERS = 20
 UPDATES = 30
@@ -73,3 +76,17 @@ def test_a_lost_connection_marks_what_had_no_answer() -> None:
     stream.accepted = 28
     history.note_interruption()
     assert [step.seq for step in stream.steps if step.is_resent] == [29, 30]
+
+
+def test_nobody_looks_for_late_answers_in_the_mud_unless_told_what_is_late() -> None:
+    """The tool holds frames back there by itself: every one of them looked like an answer that the gateway sat on."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    def late_ack_ms(*flags: str) -> float | None:
+        return read_options(parser.parse_args(flags)).late_ack_ms
+
+    assert late_ack_ms() == LATE_ACK_MS
+    assert late_ack_ms("--mud", "heavy") is None
+    assert late_ack_ms("--mud", "heavy", "--late-ack-ms", "200") == 200
+    assert AuditReport().late_acks is None
