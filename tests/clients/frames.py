@@ -60,7 +60,8 @@ def _costs(events: list[dict[str, Any]]) -> list[float]:
     costs = [0.0] * len(begins)
     index = 0
     for event in sorted((one for one in events if one.get("dur") and one["pid"] == pid), key=lambda one: one["ts"]):
-        is_ours = event["name"].endswith("RunTask") and event["tid"] == main
+        # Not "ThreadControllerImpl::RunTask", too: that is the same task once more.
+        is_ours = event["name"] == "RunTask" and event["tid"] == main
         if not is_ours and not (event["name"] == "RasterTask" and event["tid"] in workers):
             continue
         middle = event["ts"] + event["dur"] / 2
