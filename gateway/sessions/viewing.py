@@ -137,7 +137,7 @@ class Viewing:
                 continue  # somebody else's bytes
             if len(self._wants) < VIEWERS_MAX or wants.viewer in self._wants:
                 self._wants[wants.viewer] = (wants, self._node.clock() + LEASE_MS / 1000)
-                self._rows.ask(wants.rows_token)
+                self._rows.ask(wants.viewer, wants.rows_token)
                 self._settle()
                 self._is_wanted.set()
 
@@ -146,6 +146,7 @@ class Viewing:
         over = [viewer for viewer, (_, until) in self._wants.items() if now > until]
         for viewer in over:
             del self._wants[viewer]
+            self._rows.forget_viewer(viewer)
         if over:
             self._settle()
 
@@ -254,14 +255,18 @@ class _Rows:
         self._node = node
         self._said: dict[Connection, tuple[int, Any, int]] = {}
         self._next = 1
-        self._token = ""
+        self._tokens: dict[str, str] = {}
         self._is_asked = asyncio.Event()
 
-    def ask(self, token: str) -> None:
-        """A token that was not seen last: somebody has nothing yet."""
-        if token and token != self._token:
-            self._token = token
-            self._is_asked.set()
+    def ask(self, viewer: str, token: str) -> None:
+        """Another token than this viewer had: they have nothing yet. What is said is for all."""
+        if self._tokens.get(viewer, "") != token:
+            self._tokens[viewer] = token
+            if token:
+                self._is_asked.set()
+
+    def forget_viewer(self, viewer: str) -> None:
+        self._tokens.pop(viewer, None)
 
     def forget(self) -> None:
         self._is_asked.set()

@@ -12,6 +12,7 @@ import pytest
 from gateway.liveops.live import hub as hubs
 from gateway.liveops.live.table import Table
 from gateway.sessions import viewing
+from persistence.viewing import Wants, parse_wants
 from tests.integration.gateway_rig import EXPERIENCE, Rig, new_user, run_flusher, run_rig
 from tests.integration.ops_rig import OpsRig, run_ops_rig
 from tests.integration.test_gateway_outages import away
@@ -241,6 +242,28 @@ async def test_a_node_that_died_takes_its_rows_along(rig: Rig, ops: OpsRig, monk
                 await ops.services.hub.get_table()
                 await asyncio.sleep(0.1)
         assert table.find(user) is not None
+
+
+async def test_two_who_watch_both_have_everybody_and_do_not_make_each_other_ask_again(
+    rig: Rig, ops: OpsRig, redis_url: str, database_url: str
+) -> None:
+    """Each ops process has a token of its own; a gateway that kept one for all told the whole table with each want."""
+    user = new_user()
+    async with run_ops_rig(redis_url, database_url, rig) as other, rig.player(user):
+        for each in (ops, other):
+            assert (await each.services.hub.get_table()).find(user) is not None
+        assert len(rig.node.viewing._rows._tokens) == 2
+        rig.node.viewing._rows._is_asked.clear()
+        for each in (ops, other):
+            wants = each.services.hub._find_wants()
+            assert wants is not None
+            await rig.hot.publish_wants(wants.pack())
+        marker = parse_wants(Wants("marker", rows_token="").pack())
+        await rig.hot.publish_wants(marker.pack())
+        async with asyncio.timeout(10):
+            while "marker" not in rig.node.viewing._wants:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.02)
+        assert not rig.node.viewing._rows._is_asked.is_set()
 
 
 def row_of(number: int, user: str, **facts: object) -> list[object]:
