@@ -41,6 +41,7 @@ class Rollups:
         self.content_player_days: dict[tuple[int, int, str], list[int]] = {}
         self.experience_hours: dict[tuple[str, int], list[int]] = {}
         self.player_days: dict[tuple[str, int, str], list[int]] = {}
+        self.new_player_days: dict[tuple[str, int, str], list[int]] = {}
 
     def add(
         self,
@@ -48,8 +49,13 @@ class Rollups:
         progress_id: str,
         inserted: Sequence[tuple[UpdateBody, int]],
         contents: Mapping[Content, int],
+        last_ms: int | None = None,
     ) -> None:
-        """Events of one progress, each with its share of the playtime in ms."""
+        """
+        Events of one progress, each with its share of the playtime in ms. `last_ms`: when it played last before, so
+        that its row of that day is there already; None: nobody knows.
+        """
+        last_day = None if last_ms is None else last_ms // DAY_MS
         for body, playtime_ms in inserted:
             at_ms = body.timestamp_ms
             hour, day = at_ms // HOUR_MS, at_ms // DAY_MS
@@ -59,11 +65,12 @@ class Rollups:
             else:
                 of_hour[0] += 1
                 of_hour[1] += playtime_ms
-            of_day = self.player_days.get((experience, day, progress_id))
+            days = self.player_days if day == last_day else self.new_player_days
+            of_day = days.get((experience, day, progress_id))
             if not body.is_play:
                 pass
             elif of_day is None:
-                self.player_days[(experience, day, progress_id)] = [1, playtime_ms, at_ms]
+                days[(experience, day, progress_id)] = [1, playtime_ms, at_ms]
             else:
                 of_day[0] += 1
                 of_day[1] += playtime_ms
@@ -99,6 +106,8 @@ class Rollups:
             await connection.execute(sql["add_experience_hours"], *_columns(self.experience_hours), shard)
         if self.player_days:
             await connection.execute(sql["add_player_days"], *_columns(self.player_days))
+        if self.new_player_days:
+            await connection.execute(sql["add_new_player_days"], *_columns(self.new_player_days))
 
 
 def list_contents(experience: str, inserted: Sequence[tuple[UpdateBody, int]]) -> set[Content]:

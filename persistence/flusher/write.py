@@ -323,7 +323,9 @@ async def _write_rollups(
     report.contents = await books.contents.find_or_make(connection, wanted)
     rollups = Rollups()
     for write, events in inserted:
-        rollups.add(write.key.experience, write.row.id, events, report.contents)
+        last_at = write.row.last_update_at
+        last_ms = None if last_at is None else round(last_at.timestamp() * 1000)
+        rollups.add(write.key.experience, write.row.id, events, report.contents, last_ms)
     await rollups.write(connection, books.shard)
 
 

@@ -209,6 +209,10 @@ CASES: dict[str, Case] = {
         lambda s: [[s.experience], [20_000], [s.progress_id], [1], [1], [1_728_000_000_000]],
         *("player_days_pkey", "idx_player_days_progress"),
     ),
+    "flush.add_new_player_days": case(
+        lambda s: [[s.experience], [20_000], [s.progress_id], [1], [1], [1_728_000_000_000]],
+        *("player_days_pkey", "idx_player_days_progress"),
+    ),
     "flush.insert_dead_letter": case(
         lambda s: [s.new_id, s.progress_id, "phone", 1, 1, b"", "refused", "22000", 0], "dead_letters_pkey", PROGRESS
     ),

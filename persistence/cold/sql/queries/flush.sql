@@ -146,7 +146,20 @@ ON CONFLICT (experience_id, hour, shard) DO UPDATE SET
     playtime_ms = h.playtime_ms + EXCLUDED.playtime_ms;
 
 -- name: add_player_days
--- Who played on which day. A new day comes with the player's first one, so that the trigger need not write it again.
+-- Who played on which day.
+INSERT INTO player_days AS d (experience_id, day, experience_progress_id, updates, playtime_ms, first_at)
+SELECT u.experience_id, date '1970-01-01' + u.day, u.progress, u.updates, u.playtime_ms,
+       'epoch'::timestamptz + u.first_ms * interval '1 millisecond'
+FROM unnest($1::text[], $2::integer[], $3::uuid[], $4::integer[], $5::bigint[], $6::bigint[])
+    AS u (experience_id, day, progress, updates, playtime_ms, first_ms)
+ON CONFLICT (experience_id, day, experience_progress_id) DO UPDATE SET
+    updates = d.updates + EXCLUDED.updates,
+    playtime_ms = d.playtime_ms + EXCLUDED.playtime_ms,
+    first_at = LEAST(d.first_at, EXCLUDED.first_at);
+
+-- name: add_new_player_days
+-- The same for days that are new, as far as the flush can tell: each comes with the player's first day, so that the trigger
+-- need not write it again. The look for it costs more than the rest, and most days are not new.
 INSERT INTO player_days AS d (experience_id, day, experience_progress_id, updates, playtime_ms, first_at, first_day)
 SELECT u.experience_id, date '1970-01-01' + u.day, u.progress, u.updates, u.playtime_ms,
        'epoch'::timestamptz + u.first_ms * interval '1 millisecond',
