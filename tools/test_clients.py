@@ -39,7 +39,7 @@ TIERS = (
         ("chromium", "chromium-browser", "google-chrome"),
         "tests/clients",
         (sys.executable, "-m", "pytest", "."),
-        "https://www.chromium.org or: apt-get install chromium",
+        "https://www.chromium.org",
     ),
     Tier("unity", "mono", ("mono",), "clients/unity", ("make", "test"), "https://www.mono-project.com"),
 )

@@ -79,7 +79,7 @@ async def play_and_take(args: argparse.Namespace) -> None:
 async def take_all(dev: RunningDev, players: list[Player], args: argparse.Namespace) -> None:
     folder: Path = args.folder
     async with open_page() as page:
-        await page.resize(*SIZE)
+        await page.resize(SIZE[0], 560)
         await page.go_to(console_url(dev))
         await page.wait_for("document.querySelector('input[name=password]')")
         await page.screenshot(folder / "login.png")

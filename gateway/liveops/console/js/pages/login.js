@@ -26,7 +26,7 @@ export function LoginPage({ onDone }) {
     <${Field} label="Password"><input name="password" type="password" required autocomplete="current-password" /><//>
     ${error && html`<${Trouble} error=${error} />`}
     <button type="submit" class="primary" disabled=${isBusy}>${isBusy ? "Logging in …" : "Log in"}</button>
-    <p class="dim">No account yet? The first start prints a link for the first one; afterwards an admin makes them with <code>wayhold operator</code>.</p>
+    <p class="dim">No account yet? The first start prints a link for the first one; afterwards an admin makes them with <code>wayhold operators</code>.</p>
   </form></main>`;
 }
 
