@@ -121,7 +121,8 @@ def draw(title: str, moment: Moment) -> Any:
     )
     table.add_row("ack", _percentiles(moment.ack))
     table.add_row("saved", _percentiles(moment.saved))
-    table.add_row("resumes", f"{counts['resumes']} of {counts['welcomes']} welcomes")
+    failed = f", {counts['connects_failed']} connections that failed" if counts["connects_failed"] else ""
+    table.add_row("resumes", f"{counts['resumes']} of {counts['welcomes']} welcomes{failed}")
     table.add_row("errors", _codes(counts["errors"], ErrorCode))
     table.add_row("closes", _codes(counts["closes"], CloseCode))
     for kind, use in sorted(moment.servers.items()):

@@ -19,7 +19,7 @@ from pathlib import Path
 from loadtest.link import Link
 from loadtest.phone_disk import PhoneDisk
 from loadtest.recording import Recording
-from loadtest.transport import open_socket
+from loadtest.transport import LeanSocket, open_socket
 from protocol.client.journal import FileJournal, Journal, MemoryJournal
 from protocol.client.player_client import PlayerClient
 
@@ -69,10 +69,19 @@ class Phone:
             listener=self.recording,
             random=self._random,
             client="wayhold-loadtest",
-            open_socket=open_socket if self._link is None else functools.partial(open_socket, link=self._link),
+            open_socket=self._open_socket,
             wall_clock_s=time.time if not skew_ms else functools.partial(_read_clock_s, skew_ms),
             source_address=self.source_address,
         )
+
+    async def _open_socket(
+        self, url: str, subprotocol: str, timeout_s: float, source_address: tuple[str, int] | None
+    ) -> LeanSocket:
+        try:
+            return await open_socket(url, subprotocol, timeout_s, source_address, self._link)
+        except OSError:  # a TimeoutError is one, too
+            self.recording.note_connect_failed()
+            raise
 
     def _open_journal(self) -> Journal:
         if self._disk is None:

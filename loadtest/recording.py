@@ -71,6 +71,9 @@ class Recording(PlayerListener):
     def made(self) -> int:
         return self._saved + len(self._due)
 
+    def note_connect_failed(self) -> None:
+        self._tally.connects_failed += 1
+
     def on_accepted(self, device: str, seq: int, at_ms: float) -> None:
         now = now_ms()
         self._writer.add_accepted(self._index, device, seq, now)

@@ -28,6 +28,7 @@ COUNTED = (
     "voids",
     "resumes",
     "welcomes",
+    "connects_failed",
     "unmade",
     "mishaps",
     "watched",
@@ -46,6 +47,7 @@ class Tally:
     voids: int = 0
     resumes: int = 0
     welcomes: int = 0
+    connects_failed: int = 0  # no WebSocket came of it: refused, no network, no answer in time
     unmade: int = 0  # lost with a phone's power before they were ever sent
     mishaps: int = 0
     watched: int = 0  # looks of operators at the live figures

@@ -31,6 +31,7 @@ def moment(at_s: float = 30.0) -> Moment:
         "saved": 88000,
         "resumes": 120,
         "welcomes": 5120,
+        "connects_failed": 31,
         "errors": {202: 3},
         "closes": {1006: 100, 4001: 20, 4999: 1},
     }
@@ -52,6 +53,7 @@ def test_the_terminal_shows_players_latencies_codes_servers_and_the_time_left() 
         "12.3 s  killed gateway-1 (pid 7)",
         "playing 4950  suspended 12  connecting 38  of 5000",
         "3000/s made  2990/s accepted",
+        "120 of 5120 welcomes, 31 connections that failed",
         "p50 50.0 ms  p90 90.0 ms  p99 99.0 ms  max 100.0 ms",
         "202 OVERLOADED×3",
         "1006×100  4001 DRAINING×20  4999×1",
