@@ -283,7 +283,7 @@ def _slowest(slowest: list[dict[str, Any]]) -> str:
         ]
         for one in slowest
     ]
-    head = ["answered after", "player", "device", "seq", "due", "made", "saved", "sent again"]
+    head = ["answered after", "player", "device", "seq", "due", "made", "saved", "resent"]
     return make_table(head, rows, numbers=(0, 3, 5, 6), ids=(1, 2, 4))
 
 
