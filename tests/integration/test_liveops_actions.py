@@ -191,6 +191,24 @@ async def test_same_key_is_the_same_action_and_another_action_with_it_is_refused
     assert json.loads(await desk.fetchval("SELECT state::text FROM experience_progress"))["coins"] == 0
 
 
+async def test_of_undos_at_once_one_is_done_and_a_repeated_one_is_the_same(rig: Rig, desk: Desk) -> None:
+    user_id = new_user()
+    async with rig.player(user_id) as player:
+        await player.accept(1)
+        effects = [{"op": "incr", "path": "coins", "value": 5}]
+        edited = await desk.act("edit_state", whom(user_id), effects=effects)
+        banned = await desk.act("ban", {"player": user_id})
+        for action in (edited, banned):
+            undos = [desk.undo(action["id"], key) for key in ("a" + action["id"], "b" + action["id"]) for _ in "123"]
+            answers = await asyncio.gather(*undos, return_exceptions=True)
+            done = {answer["id"] for answer in answers if isinstance(answer, dict)}
+            errors = [answer for answer in answers if not isinstance(answer, dict)]
+            assert len(done) == 1 and len(answers) - len(errors) >= 1, answers
+            assert all(isinstance(error, ApiError) and error.status == 409 for error in errors), errors
+        assert (await desk.progress.get_player_state(user_id, EXPERIENCE)).state["coins"] == 0
+    assert [row["state"] for row in await desk.rows()] == ["done"] * 4
+
+
 async def test_undo_can_be_taken_back_and_large_values_go_there_and_back(rig: Rig, desk: Desk) -> None:
     user_id = new_user()
     old, new = {"text": "ä" * 3500, "list": [[1, 2.5], []]}, "x" * 8000

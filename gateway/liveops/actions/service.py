@@ -180,6 +180,8 @@ class LiveOpsActions:
                     "it had no effect" if action.state == "refused" else "it is not done yet: wait, then ask again"
                 )
             if (other := await self._journal.find_undo(action.id)) is not None:
+                if other.id == undo_id:
+                    return await self._again(other)
                 raise _cannot_undo(f"it was taken back already, by {other.operator}: action {other.id}")
         elif repeated.undo_of != action.id:
             raise _other_key()
