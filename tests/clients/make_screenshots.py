@@ -65,7 +65,7 @@ async def play_and_take(args: argparse.Namespace) -> None:
         print(filled.stdout[-300:] or filled.stderr[-600:], flush=True)
         async with playing(dev, args.players) as players:
             for player in players[::7]:  # some have their phone in the pocket
-                await player.visit()
+                await player.client.wait_accepted(await player.visit(), DEADLINE_S)
                 await player.client.suspend(600)
             walks = [asyncio.create_task(walk_about(player)) for at, player in enumerate(players) if at % 7]
             try:
