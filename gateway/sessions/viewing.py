@@ -30,8 +30,10 @@ TICK_S = 0.1
 FIGURES_S = 1.0
 VIEWERS_MAX = 16
 EVENTS_PER_TICK = 10
+EVENTS_OF_FOLLOWED_PER_TICK = 50
+"""With those of players whom a filter or a trace names: these are looked at in any case."""
 LOOKED_AT_PER_TICK = 100
-"""Events that are opened to see whether a filter takes them."""
+"""Updates that are looked at to see whether a filter takes them. What is accepted beyond counts as dropped."""
 DATA_BYTES_MAX = 2_000
 TRACE_ITEMS_PER_TICK = 100
 ROWS_AT_ONCE = 200
@@ -54,7 +56,9 @@ class Viewing:
         self._traced: frozenset[str] = frozenset()
         self._events: list[Any] = []
         self._looked_at = 0
-        self._dropped = 0
+        self._accepted = 0
+        self._followed: frozenset[str] | set[str] = frozenset()
+        self._is_spectating = False
         self._trace: dict[str, list[Any]] = {}
         self._trace_dropped: dict[str, int] = {}
         self._rows = _Rows(node)
@@ -84,7 +88,7 @@ class Viewing:
                     log.debug("viewing_failed", error=str(error))
                 except Exception:
                     log.error("viewing_failed", exc_info=True)
-                await _pause(stop, TICK_S if self._node.spectator is not None else FIGURES_S / 2)
+                await _pause(stop, TICK_S if self._is_spectating else FIGURES_S / 2)
         finally:
             for task in (listening, rows):
                 if task is not None:
@@ -97,9 +101,13 @@ class Viewing:
         """What was accepted just now. Never raises."""
         try:
             key = connection.key
-            is_traced = key.user_id in self._traced
-            if self._filters is None and not is_traced:
+            is_followed = key.user_id in self._followed
+            if not is_followed and (self._looked_at >= LOOKED_AT_PER_TICK or len(self._events) >= EVENTS_PER_TICK):
+                if not self._followed:
+                    # Enough for this tick: until the next one nobody is told anything, which costs nothing.
+                    self._node.spectator = None
                 return
+            is_traced = key.user_id in self._traced
             accepted = verdict.accepted
             first = accepted - verdict.taken
             for update in group.updates:
@@ -110,6 +118,9 @@ class Viewing:
                         code, message = update.void
                         self._tell(key.user_id, "void", {"seq": update.seq, "code": code, "message": message})
                     continue
+                if not is_followed and len(self._events) >= EVENTS_PER_TICK:
+                    return
+                self._looked_at += 1
                 self._note_update(key.user_id, key.experience, update.body, is_traced)
         except Exception:
             log.error("viewing_failed", exc_info=True)
@@ -159,6 +170,9 @@ class Viewing:
             filters += wants.events or ()
             traced.update(wants.traced)
         before = self._traced
+        if self._filters is None:
+            # What was accepted before anybody wanted events was not dropped.
+            self._accepted = node.tally.updates_accepted
         self._filters = tuple(filters) if filters else None
         self._traced = frozenset(traced)
         for user_id in before ^ self._traced:
@@ -174,7 +188,9 @@ class Viewing:
         for user_id in before - self._traced:
             self._trace.pop(user_id, None)
             self._trace_dropped.pop(user_id, None)
-        node.spectator = self if self._filters is not None or self._traced else None
+        self._followed = self._traced | {one.player for one in filters if one.player}
+        self._is_spectating = self._filters is not None or bool(self._traced)
+        node.spectator = self if self._is_spectating else None
 
     def _attach(self, connection: Connection) -> None:
         if not isinstance(connection.wire, TracedWire):
@@ -186,25 +202,18 @@ class Viewing:
     # ── what is shown ───────────────────────────────────────────────────────────────────────────────────────────────
 
     def _note_update(self, user_id: str, experience: str, raw: bytes, is_traced: bool) -> None:
-        filters = self._filters
-        is_asked_for = filters is not None and any(one.takes(experience, user_id) for one in filters)
-        if not is_traced:
-            if not is_asked_for:
-                return
-            if len(self._events) >= EVENTS_PER_TICK or self._looked_at >= LOOKED_AT_PER_TICK:
-                self._dropped += 1
-                return
+        filters = [one for one in self._filters or () if one.takes(experience, user_id)]
+        if not filters and not is_traced:
+            return
         body = decode_body(raw)
         assert isinstance(body, UpdateBody)
         item = _event_item(user_id, experience, body)
         if is_traced:
             self._tell(user_id, "update", {name: value for name, value in item.items() if name != "player"})
-        if filters is not None and is_asked_for:
-            self._looked_at += 1
-            if len(self._events) < EVENTS_PER_TICK and any(
-                one.takes(experience, user_id) and one.takes_event(body.event_type, body.content_id) for one in filters
-            ):
-                self._events.append(item)
+        if len(self._events) < EVENTS_OF_FOLLOWED_PER_TICK and any(
+            one.takes_event(body.event_type, body.content_id) for one in filters
+        ):
+            self._events.append(item)
 
     def _tell(self, user_id: str, kind: str, facts: dict[str, Any]) -> None:
         items = self._trace.setdefault(user_id, [])
@@ -216,9 +225,13 @@ class Viewing:
     def _take(self) -> list[bytes]:
         """What has gathered since the last tick, as messages."""
         messages = []
-        if self._events or self._dropped:
-            messages.append(pack_seen(self._node.name, EVENTS, (self._events, self._dropped)))
-        self._events, self._dropped, self._looked_at = [], 0, 0
+        accepted = self._node.tally.updates_accepted
+        if self._filters is not None:
+            dropped = max(0, accepted - self._accepted - self._looked_at)
+            if self._events or dropped:
+                messages.append(pack_seen(self._node.name, EVENTS, (self._events, dropped)))
+        self._events, self._looked_at, self._accepted = [], 0, accepted
+        self._node.spectator = self if self._is_spectating else None
         traces, self._trace = self._trace, {}
         for user_id, items in traces.items():
             dropped = self._trace_dropped.pop(user_id, 0)
