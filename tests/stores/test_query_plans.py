@@ -490,6 +490,8 @@ SELECT gen_random_uuid(), p.id, n, f.user_id, p.experience_id, 'somebody', 'serv
        now() - interval '1 day', CASE WHEN p.id <> longest.id THEN now() END
 FROM experience_progress p JOIN player_profiles f ON f.id = p.player_id, generate_series(1, 2) AS n,
      (SELECT id FROM experience_progress WHERE experience_id = 'wylding-woods' ORDER BY version DESC LIMIT 1) longest;
+-- As autovacuum does: half of these queries read nothing but an index.
+VACUUM (ANALYZE) experience_progress;
 VACUUM (ANALYZE) dead_letters;
 VACUUM (ANALYZE) liveops_actions;
 """
