@@ -14,7 +14,9 @@ import { PlayerPath } from "./player_path.js";
 import { Timeline, TRACE_MAX } from "./player_timeline.js";
 
 const REFRESH_S = 15;
-const SOON_MS = 300; // several updates in a row are read once
+const SOON_MS = 400; // several updates in a row are read once
+const LISTS_MS = 5_000;
+const STEADY = new Set(["update", "ack", "saved", "ping", "pong"]);
 
 const ACTIONS = ["message", "grant_item", "take_item", "set_flag", "move", "edit_state", "edit_profile", "force_flush", "end_session", "kick", "ban", "unban", "erase"];
 
@@ -24,11 +26,16 @@ export function PlayerPage({ me, route }) {
   const [trace, setTrace] = useState({ items: [], dropped: 0 });
   const [turn, setTurn] = useState(0); // counts what has changed, for the lists below
   const timer = useRef(null);
-  const refresh = () => {
-    clearTimeout(timer.current);
-    timer.current = setTimeout(() => {
+  const listed = useRef({ at: Date.now(), isDue: false });
+  // The state follows the player; the lists below it, of which each is a query of Postgres, only when something for them
+  // has happened, or now and then.
+  const refresh = (isForLists = true) => {
+    listed.current.isDue ||= isForLists;
+    timer.current ??= setTimeout(() => {
       timer.current = null;
       load.reload();
+      if (!listed.current.isDue && Date.now() - listed.current.at < LISTS_MS) return;
+      listed.current = { at: Date.now(), isDue: false };
       setTurn((old) => old + 1);
     }, SOON_MS);
   };
@@ -38,7 +45,7 @@ export function PlayerPage({ me, route }) {
       const heardAt = Date.now();
       const items = (news.items ?? []).map((item) => ({ ...item, heardAt }));
       setTrace((old) => ({ items: [...items.reverse(), ...old.items].slice(0, TRACE_MAX), dropped: old.dropped + (news.dropped ?? 0) }));
-      if (!timer.current) refresh();
+      refresh(items.some((item) => !STEADY.has(item.kind)));
     },
   });
   return html`<${Loaded} load=${load} what="Looking for the player">${(player) => {
