@@ -378,4 +378,5 @@ class Player:
 
     async def leave(self) -> None:
         for phone in self._phones:
-            await phone.client.leave()
+            # A phone that is not connected has nothing to say goodbye to; its session ends by itself.
+            await (phone.client.leave() if phone.client.connected else phone.client.stop())
