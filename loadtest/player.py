@@ -120,7 +120,7 @@ class SimulatedPlayer(PlayerListener):
         self._making = (due_ms, step.expected_code)
         event = step.event
         if event is not None and (step.past_s or "lat" in event):
-            event = {**event, "at": int(now_ms()) - step.past_s * 1000}
+            event = {**event, "at": int(now_ms() - step.past_s * 1000)}
         try:
             await self.client.update(event, step.effects, step.is_durable)
         except (JournalFull, UpdateRefused):

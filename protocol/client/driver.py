@@ -80,7 +80,7 @@ class ClientDriver:
         "_resets",
         "_run_task",
         "_side_tasks",
-                "_stop_code",
+        "_stop_code",
         "_stop_reason",
         "_timer",
         "_timer_at_s",
