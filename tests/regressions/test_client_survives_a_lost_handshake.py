@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from websockets.exceptions import ConnectionClosedError
 
-from protocol.client import driver
+from protocol.client import client_socket
 from protocol.client.player_client import PlayerClient
 from tests.waiting import wait_until
 
@@ -24,7 +24,7 @@ async def test_connection_that_ends_before_the_handshake_is_tried_again(monkeypa
         attempts += 1
         raise ConnectionClosedError(None, None)
 
-    monkeypatch.setattr(driver, "connect", connect)
+    monkeypatch.setattr(client_socket, "connect", connect)
     client = PlayerClient("ws://127.0.0.1:9/v1/play", "token", "wylding-woods")
     await client.start()
     try:
