@@ -76,6 +76,7 @@ async def test_an_operator_finds_helps_and_bans_a_player_and_reads_it_all_in_the
         await page.wait_for("document.activeElement.matches('dialog.search input')")
         await page.type(player.id[:6])
         await page.wait_for_text(player.id, inside="#found")
+        await page.wait_for_text("playing", inside="#found")
         await page.press("Enter")
         await page.wait_for(f"location.hash.startsWith('#/player/{player.id}')")
         await page.wait_for_text("wylding-woods", inside="main")
