@@ -238,7 +238,8 @@ def test_data_of_another_major_version_stops_the_start_and_stays(data_dir: Path,
     version = data_dir / "postgres" / "PG_VERSION"
     version.write_text("13\n")
     before = sorted(path.name for path in data_dir.iterdir())
-    with pytest.raises(EmbeddedUnfit, match=r"PostgreSQL 13.*installed one is \d+.*wayhold dev --upgrade-data.*or install PostgreSQL 13 again"):
+    told = r"PostgreSQL 13.*installed one is \d+.*wayhold dev --upgrade-data.*or install PostgreSQL 13 again"
+    with pytest.raises(EmbeddedUnfit, match=told):
         start_and_wait(pair.postgres)
     assert sorted(path.name for path in data_dir.iterdir()) == before
     assert pair.postgres.pid is None
