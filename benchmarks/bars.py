@@ -78,6 +78,8 @@ BARS = (
     Bar("resume", "resume_hot_live_p99_ms", "ack p99 of 200 others meanwhile", "ms", 50),
     Bar("resume", "resume_wiped_s", "5,000 resumes at once, Redis wiped: last one welcome after", "s", 15, 8),
     Bar("resume", "resume_wiped_live_p99_ms", "ack p99 of 200 others meanwhile", "ms", 50),
+    Bar("viewer", "viewer_ratio", "gateway CPU per update with a viewer ÷ without, median of pairs", "×", 1.02),
+    Bar("viewer", "viewer_ratio_upper", "the same, upper end of 95 %", "×", 1.05),
     Bar("fsync", "always_share_percent", "rate with appendfsync always, of everysec", "%", 60, None, is_at_most=False),
 )
 

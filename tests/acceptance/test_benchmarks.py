@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import fixed_rates, resume_storm, saturation, side_by_side
+from benchmarks import fixed_rates, resume_storm, saturation, side_by_side, viewer
 from benchmarks.accounts import is_supported
 from benchmarks.plan import Plan
 
@@ -48,6 +48,14 @@ async def test_everybody_comes_back_hot_and_after_redis_lost_everything() -> Non
     assert hot["back"]["counts"]["resumed"] == found["returning"]
     assert wiped["live_all"]["counts"]["resyncs"] > 0
     assert wiped["live_all"]["unacked"] == 0
+
+
+async def test_a_viewer_is_there_in_every_other_window() -> None:
+    found = await viewer.run(tiny())
+    assert [window["is_watched"] for window in found["windows"]] == [True, False]
+    assert found["loop"]["unacked"] == 0
+    assert found["windows"][0]["ops_us"] > found["windows"][1]["ops_us"] > 0
+    assert viewer.bound_median([1.0, 1.2, 1.1, 0.9]) >= 1.05
 
 
 async def test_a_rival_does_the_same_work_and_leaves_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
