@@ -249,7 +249,8 @@ def test_serve_runs_on_servers_that_are_not_ours(
     serve: Callable[..., Serving], redis_url: str, database_url: str, tmp_path: Path
 ) -> None:
     serving = serve("--drain-s", "1", REDIS_URL=redis_url, DATABASE_URL=database_url)
-    assert set(serving.ready["processes"]) == {"supervisor", "gateway-1", "flusher-1"}
+    processes = {"supervisor", "gateway-1", "flusher-1", "ops-1"}
+    assert set(serving.ready["processes"]) == processes
     assert get(serving.ready["ops_url"] + "/readyz")[0] == 200
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     status = subprocess.run(
@@ -264,7 +265,7 @@ def test_serve_runs_on_servers_that_are_not_ours(
     assert code == 0
     assert not serving.ready_json.exists()
     for line in err.splitlines():
-        assert json.loads(line)["process"] in ("supervisor", "gateway-1", "flusher-1"), line
+        assert json.loads(line)["process"] in processes, line
     assert not any(map(is_alive, serving.ready["processes"].values()))
 
 
