@@ -302,8 +302,8 @@ class Hearing(SessionMemory):
         self._refresh_ms = now_ms + max(1_000, expires_s * 800)
 
     def _on_suspended(self, frame: dict[str, Any], now_ms: int, out: list[Action]) -> None:
-        if self.state is MachineState.PLAYING and self.is_quiet:
-            self.state = MachineState.SUSPENDED
+        self._suspend_is_heard = self._suspend_is_last
+        self._go_to_background(now_ms, out)
         out.append(Suspended(find_within(frame, "expires_s", 0, 10 * 365 * 86_400, 3_600, 1)))
 
     _BEFORE_WELCOME: Final = frozenset({"welcome", "stream_reset", "error", "bye", "drain", "pong"})

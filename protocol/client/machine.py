@@ -249,16 +249,18 @@ class SessionMachine(Hearing):
         return out
 
     def suspend(self, expected_s: int, now_ms: int) -> list[Action]:
-        """The app goes to the background; heartbeats end when the server has answered."""
+        """The app goes to the background; heartbeats end when the server has answered this and all that was made."""
         out: list[Action] = []
         if self.state is MachineState.PLAYING and self._close_by_ms is None:
-            self._send({"t": "suspend", "expected_s": expected_s}, now_ms, out)
+            self._suspend_upto = self._journal.made
+            self._ask_to_suspend(expected_s, now_ms, out)
         return out
 
     def wake(self, now_ms: int) -> list[Action]:
         """The app is back: find out soon whether the socket still lives."""
         out: list[Action] = []
         if self.state in (MachineState.PLAYING, MachineState.SUSPENDED) and self._close_by_ms is None:
+            self._suspend_s = None
             self._unsuspend(now_ms)
             self._probe_by_ms = now_ms + PROBE_WAIT_MS
             self._send(self._make_ping(now_ms), now_ms, out)

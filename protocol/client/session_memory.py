@@ -62,6 +62,10 @@ class SessionMemory:
         "_seen_told",
         "_sent_ms",
         "_state_since_ms",
+        "_suspend_is_heard",
+        "_suspend_is_last",
+        "_suspend_s",
+        "_suspend_upto",
         "_token",
         "_welcomes",
         "client",
@@ -138,6 +142,11 @@ class SessionMemory:
         self._leave_seq: int | None = None
         self._seen_told = 0
         self._queries: set[str] | None = None
+        # For how long the player wants to be in the background; None: does not, or is. An update above `upto` ends it.
+        self._suspend_s: int | None = None
+        self._suspend_upto = 0
+        self._suspend_is_last = False  # nothing was said since it was asked for: whatever else is said ends it
+        self._suspend_is_heard = False
 
     # --- facts -------------------------------------------------------------------------------------------------------
 
@@ -210,13 +219,17 @@ class SessionMemory:
             return
         if self._leave_seq is None and self._outbox.fill(now_ms, out):
             self._sent_ms = now_ms
+            self._suspend_is_last = False
             self._unsuspend(now_ms)
         if self.is_leaving and self._leave_seq is None and self.accepted == self._journal.made and not self._queries:
             self._leave_seq = self.accepted
             self._send({"t": "leave"}, now_ms, out)
+        if self._suspend_s is not None:
+            self._go_to_background(now_ms, out)
 
     def _send(self, frame: dict[str, Any], now_ms: int, out: list[Action]) -> None:
         self._sent_ms = now_ms
+        self._suspend_is_last = False
         out.append(Send(frame))
 
     def _make_ping(self, now_ms: int) -> dict[str, Any]:
@@ -225,6 +238,30 @@ class SessionMemory:
             frame["seen"] = self._seen_told = self.seen
         self._ping_ms = now_ms
         return frame
+
+    def _ask_to_suspend(self, expected_s: int, now_ms: int, out: list[Action]) -> None:
+        self._suspend_s = expected_s
+        self._send({"t": "suspend", "expected_s": expected_s}, now_ms, out)
+        self._suspend_is_last = True
+        self._suspend_is_heard = False
+
+    def _go_to_background(self, now_ms: int, out: list[Action]) -> None:
+        """
+        End the heartbeats as soon as the server has answered everything. It was asked at once, since the app may be
+        frozen any moment, and is asked again if something had to be said after that.
+        """
+        journal = self._journal
+        if self._suspend_s is None or self.state is not MachineState.PLAYING or self._close_by_ms is not None:
+            return
+        if journal.made > self._suspend_upto or self.is_leaving:
+            self._suspend_s = None
+        elif not self.is_quiet or self.accepted < journal.made:
+            return
+        elif not self._suspend_is_last:
+            self._ask_to_suspend(self._suspend_s, now_ms, out)
+        elif self._suspend_is_heard:
+            self.state = MachineState.SUSPENDED
+            self._suspend_s = None
 
     def _unsuspend(self, now_ms: int) -> None:
         if self.state is MachineState.SUSPENDED:
