@@ -187,6 +187,9 @@ async def test_same_key_is_the_same_action_and_another_action_with_it_is_refused
         assert (await refused(desk.act("grant_item", whom(user_id), key="k1", item="lamp"))).code == "KEY_REUSED"
         undone = [await desk.undo(answers[0]["id"], key="u1") for _ in range(2)]
         assert undone[0]["id"] == undone[1]["id"]
+        for other in ("kick", "force_flush"):
+            assert (await refused(desk.act(other, {"player": user_id}, key="u1"))).code == "KEY_REUSED"
+        assert (await refused(desk.act("grant_item", whom(user_id), key="u1", item="lamp"))).code == "KEY_REUSED"
     assert [row["state"] for row in await desk.rows()] == ["done", "done"]
     assert json.loads(await desk.fetchval("SELECT state::text FROM experience_progress"))["coins"] == 0
 
@@ -438,6 +441,15 @@ async def test_maintenance_sends_everybody_away_refuses_hellos_and_ends(rig: Rig
         pass
 
 
+async def test_undo_of_a_maintenance_does_not_end_the_one_that_was_begun_since(rig: Rig, desk: Desk) -> None:
+    first = await desk.act("maintenance", {}, on=True, at="2199-01-01T00:00:00Z")
+    second = await desk.act("maintenance", {}, on=True, at="2199-01-02T00:00:00Z")
+    assert (await refused(desk.undo(first["id"]))).code == "CANNOT_UNDO"
+    assert await desk.fetchval("SELECT is_on FROM maintenance")
+    assert (await desk.undo(second["id"]))["state"] == "done"
+    assert not await desk.fetchval("SELECT is_on FROM maintenance")
+
+
 async def test_maintenance_is_known_to_a_node_that_starts_while_postgres_is_away(rig: Rig, desk: Desk) -> None:
     await desk.act("maintenance", {}, on=True, message="back at nine")
     await rig.cold.close()
@@ -609,6 +621,15 @@ async def test_each_action_is_refused_to_everybody_below_its_role_and_leaves_no_
             if role < kind.role:
                 error = await refused(desk.actions.check(Operator("vic", role), kind.name, {}, {}, "because"))
                 assert (error.status, error.code) == (403, "FORBIDDEN"), (kind.name, role)
+    assert await desk.rows() == []
+
+
+async def test_message_to_many_takes_its_role_however_the_target_is_written(rig: Rig, desk: Desk) -> None:
+    sam = Operator("sam", Role.SUPPORT)
+    for nobody in ({}, {"player": None}, {"player": False}):
+        for many in ({"all": True}, {"experience": EXPERIENCE}):
+            error = await refused(desk.act("message", nobody | many, operator=sam, text="hello"))
+            assert (error.status, error.code) == (403, "FORBIDDEN"), (nobody, many)
     assert await desk.rows() == []
 
 

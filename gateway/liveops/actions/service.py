@@ -27,9 +27,10 @@ from gateway.liveops.actions.shapes import action_item, payload_of, target_of
 from gateway.liveops.actions.steps import CannotUndo, effects_of_payload, invert
 from gateway.liveops.errors import ApiError, forbidden, invalid, not_found
 from gateway.telemetry.logs import get_logger
-from persistence.actions.bans import Bans
+from persistence.actions.bans import Bans, microseconds
 from persistence.actions.issuer import Issued
 from persistence.actions.journal import ActionJournal
+from persistence.actions.maintenance import find_maintenance
 from persistence.actions.shapes import Action, ActionRequest, InvalidAction
 from persistence.cold.queries import queries
 from persistence.cold.store import ColdStore
@@ -125,11 +126,13 @@ class LiveOpsActions:
         kind = ACTIONS.get(action)
         if kind is None:
             raise invalid(f"action: there is no {action[:64]!r}", "GET /api/v1/actions lists them")
-        _check_role(operator, kind, is_wide=target.get("player") is None)
+        # As the action will read it: whom a role may reach is judged by the same names.
+        named = {name: value for name, value in target.items() if value is not None and value is not False}
+        _check_role(operator, kind, is_wide="player" not in named)
         checked = kind.check(dict(payload))
         reason = check_reason(reason)
         action_id = _id_of(operator, idempotency_key)
-        return await self._with_target(Wanted(action_id, kind, {}, checked, reason), dict(target))
+        return await self._with_target(Wanted(action_id, kind, {}, checked, reason), named)
 
     async def preview(self, operator: Operator, wanted: Wanted) -> dict[str, Any]:
         """What would be there before and after, and whom it concerns. Changes nothing."""
@@ -230,7 +233,7 @@ class LiveOpsActions:
         kept = {"target": wanted.target, "payload": wanted.payload, **(details or {})}
         known = await self._journal.find(wanted.id)
         if known is not None:
-            _check_same(known, wanted)
+            _check_same(known, wanted, undo_of)
         elif wanted.kind.name in ("kick", "end_session"):
             assert wanted.user_id is not None
             session = await self._hot.find_session(wanted.user_id)
@@ -254,7 +257,7 @@ class LiveOpsActions:
                     user_id=wanted.user_id if names_player else None,
                     experience=wanted.experience if names_player else None,
                 )
-                _check_same(known, wanted)
+                _check_same(known, wanted, undo_of)
                 self._at_step("row written")
         except InvalidAction as refused:
             raise invalid(str(refused)) from None
@@ -355,6 +358,9 @@ class LiveOpsActions:
             case "maintenance":
                 if not payload["on"]:
                     raise _cannot_undo("the end of maintenance is no state to go back from", "begin it again")
+                held = await find_maintenance(self._cold)
+                if held is None or held.asked_us != microseconds(action.created_at):
+                    raise _cannot_undo("maintenance was changed since", "look at what holds now, and end that")
                 return other("maintenance", {"on": False, "at": None, "message": ""}), {}
             case "drain":
                 return other("drain", {"on": not payload["on"]}), {}
@@ -377,10 +383,9 @@ class LiveOpsActions:
 
     # ── whom ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    async def _with_target(self, wanted: Wanted, given: dict[str, Any]) -> Wanted:
+    async def _with_target(self, wanted: Wanted, target: dict[str, Any]) -> Wanted:
         """Raises ApiError for a target that this action does not take."""
         kind = wanted.kind
-        target = {name: value for name, value in given.items() if value is not None and value is not False}
         for name in target:
             if name not in ("player", "experience", "node", "all"):
                 raise invalid(f"target: {name[:64]!r} is not known", f"this action takes {kind.target.value}")
@@ -480,13 +485,16 @@ def _id_of(operator: Operator, idempotency_key: str | None) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{operator.name}\n{idempotency_key}"))
 
 
-def _check_same(known: Action, wanted: Wanted) -> None:
+def _check_same(known: Action, wanted: Wanted, undo_of: str | None) -> None:
     """A repeated request is the same one; another one with its key is a mistake."""
+    if known.undo_of != undo_of:
+        raise _other_key()
     is_scrubbed = "erased" in target_of(known)
     same = known.action == wanted.kind.name and (
         is_scrubbed or _text([target_of(known), payload_of(known)]) == _text([wanted.target, wanted.payload])
     )
-    if not same and known.undo_of is None:
+    # What an undo does is computed anew each time: of which action it is says enough.
+    if not same and undo_of is None:
         raise _other_key()
 
 
