@@ -13,7 +13,8 @@ the operations, and is known afterwards. The script refuses what was foreseen be
 and changes nothing: the updates then go through the operations, too.
 
 Why the version is enough: the newest entry that is known is always an update of this very stream. A store that has
-forgotten it knows a lower seq than this connection was told, which the script looks at first.
+forgotten it knows a lower seq than this connection was told, which the script looks at first. So nothing may be known
+that was not told: whoever gets no answer forgets.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class KnownFields:
         """What these updates (`HotUpdate`), at least one, leave behind `version`; None when that is not known."""
         known = self.fields
         writes: dict[str, bytes | str] = {}
-        members: list[str] = []
+        members: dict[str, None] = {}  # in order
         entries: list[str | bytes] = []
         # In bytes of state: at the end, and at the highest point between two updates.
         growth = growth_max = 0
@@ -86,9 +87,7 @@ class KnownFields:
                     elif verb == "add":
                         if (_mark_fields.get(name) or _name_field(_mark_fields, "s:", name)) not in known:
                             return None
-                        field = f"m:{name}.{value}"
-                        if field not in members:
-                            members.append(field)
+                        members[f"m:{name}.{value}"] = None
                         continue
                     elif verb == "incr":
                         field = _counter_fields.get(path) or _name_field(_counter_fields, "c:", path)

@@ -88,13 +88,20 @@ class Playing(HotClient):
         """
         if not groups:
             return []
-        verdicts = await self._apply(groups)
-        moved = [index for index, verdict in enumerate(verdicts) if verdict is None]
-        if moved:
-            # What it knew was forgotten, so nothing is foreseen this time.
-            again = await self._apply([groups[index] for index in moved])
-            for index, verdict in zip(moved, again, strict=True):
-                verdicts[index] = verdict
+        try:
+            verdicts = await self._apply(groups)
+            moved = [index for index, verdict in enumerate(verdicts) if verdict is None]
+            if moved:
+                # What it knew was forgotten, so nothing is foreseen this time.
+                again = await self._apply([groups[index] for index in moved])
+                for index, verdict in zip(moved, again, strict=True):
+                    verdicts[index] = verdict
+        except BaseException:
+            # Nobody is told what the first call did, and only what was told is looked for in a store that forgot.
+            for group in groups:
+                if group.known is not None:
+                    group.known.forget()
+            raise
         return cast(list[GroupVerdict], verdicts)
 
     async def _apply(self, groups: Sequence[UpdateGroup]) -> list[GroupVerdict | None]:
