@@ -1,7 +1,7 @@
 """
 One call takes updates of many players, and those that were not what was foreseen are asked about in a second one. When
-that one failed, nobody was told of what the first had done, but it was still known. A Redis that came back from before it
-and had moved on by as many versions was then believed: a step was counted twice, an operator's not at all.
+that one failed, nobody was told of what the first had done, but it was still known. A Redis that came back from before
+it and had moved on by as many versions was then believed: a step was counted twice, an operator's not at all.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ async def test_what_nobody_was_told_is_not_known(
 
     # Redis comes back from before, and an operator's action takes the version of the step.
     for key, held in zip(keys, before, strict=True):
+        assert held is not None
         await stores.hot._client.restore(key, 0, held, replace=True)
     desk = Desk(stores)
     action = await desk.request(player, [{"op": "incr", "path": "steps", "value": 100}])
