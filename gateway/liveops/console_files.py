@@ -94,7 +94,7 @@ def _find(path: str) -> Kept | None:
     try:
         found = file.stat()
         stamp = (found.st_mtime_ns, found.st_size)
-        kept = _kept.get(path)
+        kept = _kept.get(str(file))
         if kept is not None and kept.stamp == stamp:
             return kept
         if not file.is_file() or found.st_size > FILE_BYTES_MAX:
@@ -104,6 +104,6 @@ def _find(path: str) -> Kept | None:
         return None
     is_text = file.suffix not in (".png", ".ico", ".woff2")
     zipped = gzip.compress(content, 9, mtime=0) if is_text and len(content) >= GZIP_BYTES_MIN else None
-    # Bounded by the number of files there are.
-    _kept[path] = kept = Kept(stamp, f'"{hashlib.sha256(content).hexdigest()[:24]}"', content, zipped)
+    # By the file: what was asked for may lead to it in any number of ways. Bounded by how many files there are.
+    _kept[str(file)] = kept = Kept(stamp, f'"{hashlib.sha256(content).hexdigest()[:24]}"', content, zipped)
     return kept

@@ -49,6 +49,11 @@ class Guards:
                 message["headers"] = [*message["headers"], *((n, v) for n, v in _HEADERS if n not in names)]
             await send(message)
 
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            # No store can hold it, so nothing is called so.
+            answer = answer_error(422, "INVALID", "a parameter holds a NUL", "correct it and ask again")
+            await answer(scope, receive, guarded)
+            return
         length = dict(scope["headers"]).get(b"content-length", b"0")
         try:
             if length.isdigit() and int(length) > BODY_BYTES_MAX:

@@ -45,15 +45,30 @@ def read_cursor(cursor: str | None, *kinds: type) -> list[Any] | None:
         return None
     try:
         place = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-    except (ValueError, UnicodeError):
+    except (ValueError, RecursionError):
         place = None
     if (
         not isinstance(place, list)
         or len(place) != len(kinds)
-        or not all(isinstance(value, kind) for value, kind in zip(place, kinds, strict=True))
+        or not all(_is_of(value, kind) for value, kind in zip(place, kinds, strict=True))
     ):
         raise invalid("cursor: is not one of ours", "begin without a cursor")
     return place
+
+
+def _is_of(value: Any, kind: type) -> bool:
+    if kind is int:
+        return type(value) is int and abs(value) < 2**63
+    return isinstance(value, kind)
+
+
+def parse_place(at: str, last: str) -> tuple[datetime, str]:
+    """The time and the UUID of a cursor. Raises ApiError."""
+    instant = parse_instant("cursor", at)
+    try:
+        return instant or datetime(1970, 1, 1, tzinfo=UTC), str(uuid.UUID(last))
+    except ValueError:
+        raise invalid("cursor: is not one of ours", "begin without a cursor") from None
 
 
 def parse_player(text: str) -> str:
@@ -65,11 +80,11 @@ def parse_player(text: str) -> str:
 
 
 def parse_instant(name: str, text: str | None) -> datetime | None:
-    """Raises ApiError."""
+    """In UTC. Raises ApiError."""
     if not text:
         return None
     try:
         at = datetime.fromisoformat(text)
-    except ValueError:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise invalid(f"{name}: is no ISO 8601 time", "such as 2026-11-22T10:00:00Z") from None
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at

@@ -9,8 +9,10 @@ from collections.abc import AsyncIterator
 import pytest
 from fastapi.routing import APIRoute
 
+from gateway.liveops import console_files
 from gateway.liveops.access import FRESH_S
 from gateway.liveops.app import ROUTERS
+from gateway.liveops.shapes import make_cursor
 from persistence.operators import Role
 from tests.integration.ops_rig import PASSWORD, SETUP_KEY, OpsRig, run_ops_rig
 
@@ -208,6 +210,43 @@ async def test_bad_input_is_refused_with_what_to_do_and_costs_nobody_anything(op
     assert (await viewer.post("/api/v1/login", b"x" * 70_000)).code == "TOO_LARGE"
     assert (await viewer.post("/api/v1/login", b"{")).code == "INVALID"
     assert (await viewer.get("/api/v1/me")).status == 200
+
+
+async def test_cursors_and_times_that_somebody_has_written_are_refused_as_input(ops: OpsRig) -> None:
+    viewer = await ops.somebody("viewer")
+    player, at, one = f"/api/v1/players/{uuid.uuid4()}", "2026-01-01T00:00:00Z", str(uuid.uuid4())
+    for path, query in (
+        ("/api/v1/bans", {"cursor": make_cursor("yesterday", one)}),
+        ("/api/v1/bans", {"cursor": make_cursor(at, "me")}),
+        ("/api/v1/bans", {"cursor": make_cursor("0001-01-01T00:00:00+14:00", one)}),
+        ("/api/v1/audit", {"cursor": make_cursor(at, "me", at, 1)}),
+        ("/api/v1/audit", {"cursor": make_cursor(at, one, at, 2**70)}),
+        ("/api/v1/audit", {"cursor": make_cursor(at, one, at, True)}),
+        ("/api/v1/audit", {"cursor": "Ww" * 400}),
+        ("/api/v1/audit", {"from": "0001-01-01T00:00:00+14:00"}),
+        ("/api/v1/audit", {"to": "9999-12-31T23:59:59-14:00"}),
+        ("/api/v1/audit", {"operator": "a\0b"}),
+        ("/api/v1/players", {"cursor": make_cursor("me")}),
+        (f"{player}/connections", {"cursor": make_cursor(2**70)}),
+        (f"{player}/sessions", {"cursor": make_cursor(at, "me")}),
+        (f"{player}/actions", {"cursor": make_cursor(at, "me", at, 1)}),
+        (f"{player}/events", {"experience": "a\0b"}),
+        (f"{player}/events", {"from": "9999-12-31T23:59:59-14:00"}),
+        (f"{player}/path", {"experience": "a\0b"}),
+    ):
+        answer = await viewer.get(path, **query)
+        assert (answer.status, answer.code) == (422, "INVALID"), (path, query, answer.body)
+    failed = await ops.client().post("/api/v1/login", {"name": "a\0b", "password": PASSWORD})
+    assert (failed.status, failed.code) == (401, "WRONG_LOGIN")
+
+
+async def test_a_file_of_the_console_is_kept_once_however_it_is_asked_for(ops: OpsRig) -> None:
+    stranger = ops.client()
+    for number in range(5):
+        assert (await stranger.get(f"/console/no{number}/../index.html")).status == 200
+        assert (await stranger.get(f"/console/js/%2e%2e/.//x{number}/%2e%2e/index.html")).status == 200
+    kept = [one for one in console_files._kept if one.endswith("index.html")]
+    assert len(kept) == 1, kept
 
 
 async def test_the_description_of_the_api_lists_every_path(ops: OpsRig) -> None:

@@ -56,7 +56,7 @@ class OperatorChange(BaseModel):
 
 
 class NewToken(BaseModel):
-    label: str = Field("", max_length=100)
+    label: str = Field("", max_length=100, pattern=r"^[^\x00]*$")
     days: int | None = Field(None, ge=1, le=3650)
 
 
@@ -75,7 +75,8 @@ async def login(request: Request, services: Shared, given: Login) -> Response:
     operator = await services.operators.check_password(name, given.password)
     secret = None if operator is None else await services.operators.open_session(name, address)
     if operator is None or secret is None:
-        await services.operators.note(name or "?", "login_failed", address=address)
+        # Whatever was typed is noted; Postgres keeps no NUL.
+        await services.operators.note(name.replace("\0", "?") or "?", "login_failed", address=address)
         raise ApiError(401, "WRONG_LOGIN", "the name or the password is wrong", "try again, or ask an admin")
     services.login_by_name.forgive(name)
     await services.operators.note(name, "login", role=operator.role.label, address=address)

@@ -6,7 +6,6 @@ from the command line.
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request
@@ -17,7 +16,7 @@ from gateway.liveops.actions import LiveOpsActions
 from gateway.liveops.actions.catalogue import ACTIONS
 from gateway.liveops.actions.shapes import ban_item
 from gateway.liveops.services import Services, get_services
-from gateway.liveops.shapes import Cursor, Limit, iso_ms, make_cursor, read_cursor
+from gateway.liveops.shapes import Cursor, Limit, iso_ms, make_cursor, parse_place, read_cursor
 from persistence.actions.bans import Bans
 from persistence.actions.maintenance import find_maintenance
 from persistence.operators import Operator
@@ -98,7 +97,7 @@ async def undo_action(
 async def list_bans(services: Shared, operator: Viewer, limit: Limit = 50, cursor: Cursor = None) -> dict[str, Any]:
     """Who may not play, the newest ban first."""
     place = read_cursor(cursor, str, str)
-    before = None if place is None else (datetime.fromisoformat(place[0]), str(uuid.UUID(place[1])))
+    before = None if place is None else parse_place(place[0], place[1])
     page, following = await Bans(services.cold).list_page(limit, before)
     next_cursor = None if following is None else make_cursor(following[0].isoformat(), following[1])
     return {"items": [ban_item(ban) for ban in page], "next_cursor": next_cursor}

@@ -13,7 +13,17 @@ from gateway.liveops.access import require_role
 from gateway.liveops.actions.shapes import audit_item
 from gateway.liveops.errors import not_found
 from gateway.liveops.services import Services, get_services
-from gateway.liveops.shapes import Cursor, Limit, UserId, iso, make_cursor, parse_instant, parse_player, read_cursor
+from gateway.liveops.shapes import (
+    Cursor,
+    Limit,
+    UserId,
+    iso,
+    make_cursor,
+    parse_instant,
+    parse_place,
+    parse_player,
+    read_cursor,
+)
 from persistence.actions.shapes import action_of
 from persistence.cold.queries import queries
 from persistence.dead_letters import DeadLetters
@@ -149,14 +159,15 @@ async def _audit(
     end = (parse_instant("to", until) or _END_AT).isoformat()
     # Two tables in one order: each has a place of its own.
     place = read_cursor(cursor, str, str, str, int) or [end, _LAST_ID, end, _LAST_NUMBER]
-    actions_at, logged_at = parse_instant("cursor", place[0]), parse_instant("cursor", place[2])
+    actions_at, last_action = parse_place(place[0], place[1])
+    logged_at = parse_instant("cursor", place[2]) or _BEGIN_AT
     chosen: tuple[Any, ...] = (begin, by or None, what or None, limit + 1)
     of_player = ""
     if user is not None:
         chosen, of_player = (*chosen, user), "_of_player"
 
     async def read(connection: Any) -> Any:
-        actions = await connection.fetch(_sql["list_audited_actions" + of_player], actions_at, place[1], *chosen)
+        actions = await connection.fetch(_sql["list_audited_actions" + of_player], actions_at, last_action, *chosen)
         logged = await connection.fetch(_sql["list_operator_log" + of_player], logged_at, place[3], *chosen)
         undone = await connection.fetch(_sql["list_undone"], [row["id"] for row in actions])
         return actions, logged, {row["undo_of"]: str(row["id"]) for row in undone}
