@@ -132,6 +132,26 @@ async def test_places_are_rough_unless_the_role_allows_more_and_that_look_is_in_
     assert (await viewer.get(f"/api/v1/players/{user}/actions")).json["items"]
 
 
+async def test_a_feed_of_exact_places_ends_when_its_operator_may_not_see_them_any_more(
+    rig: Rig, ops: OpsRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.liveops.live.feed.CHECK_S", 0.2)
+    monkeypatch.setattr("gateway.liveops.access.FRESH_S", 0.0)
+    precise, user = await ops.somebody("support", is_precise=True), new_user()
+    async with (
+        rig.player(user),
+        precise.watch(topics="events", filter=f"player:{user}") as feed,
+        precise.watch(topics="figures") as figures,
+    ):
+        # Whom a filter names is who was looked at.
+        looks = (await precise.get("/api/v1/audit", action="precise_location")).json["items"]
+        assert [(look["payload"]["looked_at"], look["player"]) for look in looks] == [("live:events", user)]
+        await ops.operators.change("support-precise", is_precise=False)
+        await feed.wait_for("end")
+        await figures.wait_for("figures")
+        assert (await precise.get("/api/v1/me")).json["precise_location"] is False
+
+
 async def test_an_event_is_in_the_feed_within_a_second_and_filters_leave_out_others(rig: Rig, ops: OpsRig) -> None:
     viewer, user = await ops.somebody(), new_user()
     async with rig.player(user) as player, viewer.watch(topics="events", filter="type:waypoint_visited") as feed:

@@ -126,7 +126,9 @@ async def watch(
     is_precise = False
     if wanted & {"events", "players", "player"}:
         what = "live:" + ",".join(sorted(wanted))
-        is_precise = await look_precisely(services, operator, what, player=player or None, address=address_of(request))
+        # Whom a filter names is looked at as well.
+        whom = player or named.get("player") or None
+        is_precise = await look_precisely(services, operator, what, player=whom, address=address_of(request))
     viewer = Viewer(wanted, EventFilter(**named), experience, player, box=_parse_box(bbox), is_precise=is_precise)
     try:
         services.hub.add(viewer)
@@ -138,9 +140,10 @@ async def watch(
 
     async def is_still_allowed() -> bool:
         try:
-            return await services.access.find(secret) is not None
+            found = await services.access.find(secret)
         except PersistenceError:
             return False
+        return found is not None and (found.is_precise or not is_precise)
 
     return LiveFeed(viewer, is_still_allowed, lambda: services.hub.remove(viewer))
 
