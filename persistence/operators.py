@@ -108,7 +108,13 @@ class Operators:
         """An admin, if nobody can sign in yet; None when somebody can, or the name is taken. Raises BadAccount."""
         check_name(name)
         hashed = await self._hash(check_password(password, name))
-        row = await self._ask("insert_first_operator", "fetchrow", name, hashed)
+
+        async def insert(connection: Any) -> Any:
+            async with connection.transaction():
+                await connection.execute(self._sql["lock_first_operator"])
+                return await connection.fetchrow(self._sql["insert_first_operator"], name, hashed)
+
+        row = await self._cold.call("insert_first_operator", insert)
         return None if row is None else _account(row)
 
     async def add(

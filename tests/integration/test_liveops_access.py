@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 from fastapi.routing import APIRoute
 
@@ -80,6 +81,22 @@ async def test_two_who_come_with_the_link_at_once_make_one_operator(ops: OpsRig)
         )
     )
     assert sorted(answer.status for answer in answers) == [200, 409]
+
+
+async def test_of_two_first_operators_who_wait_for_each_other_one_is_made(ops: OpsRig, database_url: str) -> None:
+    held = await asyncpg.connect(database_url)
+    try:
+        async with held.transaction():
+            await held.execute("SELECT pg_advisory_xact_lock(70368744181)")
+            both = [asyncio.create_task(ops.operators.add_first(name, PASSWORD)) for name in ("ann", "bob")]
+            async with asyncio.timeout(10):
+                waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+                while await held.fetchval(waiting) < 2:
+                    assert not any(task.done() for task in both)
+        made = await asyncio.gather(*both)
+    finally:
+        await held.close()
+    assert [account is None for account in made].count(True) == 1 and await ops.operators.count() == 1
 
 
 async def test_a_cookie_changes_something_only_with_the_csrf_header_and_from_its_own_origin(ops: OpsRig) -> None:

@@ -2,11 +2,15 @@
 -- Whether there is anybody who could sign in with a password: while there is not, the link of the start makes the first.
 SELECT count(*) FROM operators WHERE disabled_at IS NULL AND password_hash IS NOT NULL;
 
+-- name: lock_first_operator
+-- Before it is looked whether there is one, by a statement of its own: a statement sees what was there when it began, and
+-- so not what it has waited for.
+SELECT pg_advisory_xact_lock(70368744181);
+
 -- name: insert_first_operator
 -- The first operator, only while there is none: of two that come at once, one is told no.
 INSERT INTO operators (name, role, password_hash, created_by, password_changed_at)
 SELECT $1, 'admin', $2, 'setup', now()
-FROM (SELECT pg_advisory_xact_lock(70368744181)) AS held
 WHERE NOT EXISTS (SELECT FROM operators WHERE disabled_at IS NULL AND password_hash IS NOT NULL)
 ON CONFLICT (name) DO NOTHING
 RETURNING *;
