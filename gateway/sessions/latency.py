@@ -30,7 +30,12 @@ class Latency:
         """The store has answered; `connection` was the first in the call."""
         self._tally.ack_latency.observe(now - connection.looked_at)
         following = self._following
-        if len(following) < SAMPLES_MAX and connection not in following and accepted > connection.saved_told:
+        if (
+            len(following) < SAMPLES_MAX
+            and connection not in following
+            and accepted > connection.saved_told
+            and connection.is_open  # else it is forgotten already, and nobody would tell it what is saved
+        ):
             following[connection] = (accepted, now)
 
     def note_saved(self, connection: Connection, seq: int, now: float) -> None:
