@@ -1,9 +1,10 @@
 """
 Hydrate: progress from Postgres into Redis, when it is needed and not there.
 
-Promise: one read in flight for the same question, a bounded number in all, live sockets before new logins. The clock of
-Redis is read before Postgres is, so that an install that comes too late is refused. A hydrate proves nothing about what
-happened after its read began; whoever needs proof reads again (`find_device_seq`).
+Promise: one read in flight for the same question, a bounded number in all, live sockets before new logins; questions of
+many players share a read (cold_reads.py). The clock of Redis is read before Postgres is, so that an install that comes
+too late is refused. A hydrate proves nothing about what happened after its read began; whoever needs proof reads again
+(`find_device_seq`).
 
 Not here: what is done when there is nothing to hydrate.
 """
@@ -11,24 +12,29 @@ Not here: what is done when there is nothing to hydrate.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from gateway.sessions.cold_reads import ColdReads
 from gateway.sessions.gate import Gate
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import Tally
-from persistence.cold.shapes import ColdProgress
+from persistence.cold.shapes import ColdProgress, ColdQuestion
 from persistence.cold.store import ColdStore
-from persistence.errors import StoreUnavailable
+from persistence.errors import PlayerErased, StoreUnavailable
 from persistence.hot.store import HotStore
 from persistence.progress_key import ProgressKey
 
-WIDTH = 6
-"""Reads of Postgres at once: below its pool, so that queries find a connection too."""
+WIDTH = 4
+"""
+Reads of Postgres at once that are of one player each. With those of many (`cold_reads.LANES`) below its pool, so that
+queries find a connection too.
+"""
 
 INSTALLS_MAX = 3
 """A read is refused when it took longer than Redis allows; a store that slow is as good as away after three."""
 
-_Question = tuple[ProgressKey, str, str | None, bool, float | None]
+_Answer = tuple[ColdProgress | PlayerErased | None, int]
+"""What Postgres has, and when that read began by the clock of Redis."""
 
 log = get_logger("hydrator")
 
@@ -40,7 +46,8 @@ class Hydrator:
         self._tally = tally
         self._clock = clock
         self._gate = Gate(WIDTH)
-        self._flights: dict[_Question, asyncio.Task[ColdProgress | None]] = {}
+        self._reads: ColdReads[ColdQuestion, _Answer] = ColdReads(self._find_many, clock)
+        self._flights: dict[ColdQuestion, asyncio.Task[ColdProgress | None]] = {}
 
     async def hydrate(
         self,
@@ -60,7 +67,7 @@ class Hydrator:
             PlayerErased: nothing is created for this token or device any more.
             StoreUnavailable: one of the stores did not answer; nothing is half done.
         """
-        question = (key, device, session_id, creates, token_issued_at)
+        question = ColdQuestion(key, device, session_id, creates, token_issued_at)
         flight = self._flights.get(question)
         if flight is None:
             flight = asyncio.get_running_loop().create_task(self._fly(question, is_live), name=f"hydrate {key.member}")
@@ -95,29 +102,39 @@ class Hydrator:
             flight.cancel()
         if self._flights:
             await asyncio.wait(list(self._flights.values()), timeout=2.0)
+        await self._reads.close()
 
-    async def _fly(self, question: _Question, is_live: bool) -> ColdProgress | None:
-        key, device, session_id, creates, token_issued_at = question
-        async with self._gate.hold(is_live=is_live):
-            for _ in range(INSTALLS_MAX):
-                read_started_ms = await self._hot.time_ms()
-                if creates:
-                    cold: ColdProgress | None = await self._cold.open_progress(key, device, token_issued_at)
-                else:
-                    cold = await self._cold.find_progress(key, device, session_id)
-                if cold is None:
+    async def _fly(self, question: ColdQuestion, is_live: bool) -> ColdProgress | None:
+        for _ in range(INSTALLS_MAX):
+            async with self._reads.turn(question, is_live=is_live) as (cold, read_started_ms):
+                if isinstance(cold, PlayerErased):
+                    raise PlayerErased
+                is_there = cold is not None and await self._install(cold, read_started_ms)
+            if cold is None:
+                if not question.creates:
                     return None
-                is_there, thrown = await self._hot.install(cold, read_started_ms)
-                self._tally.hydrates += 1
-                if thrown:
-                    log.warning(
-                        "diverged_copy_replaced", progress=key.member, version=cold.version, pending_thrown=thrown
-                    )
-                if is_there:
-                    return cold
+                # New here. Making rows is one player's affair: an erase of this player may have to wait for it.
+                async with self._gate.hold(is_live=is_live):
+                    read_started_ms = await self._hot.time_ms()
+                    cold = await self._cold.open_progress(question.key, question.device, question.token_issued_at)
+                    is_there = await self._install(cold, read_started_ms)
+            if is_there:
+                return cold
         raise StoreUnavailable("postgres", "find_progress", "it answers too slowly to be installed")
 
-    def _land(self, question: _Question, flight: asyncio.Task[ColdProgress | None]) -> None:
+    async def _find_many(self, questions: Sequence[ColdQuestion]) -> list[_Answer]:
+        read_started_ms = await self._hot.time_ms()
+        return [(answer, read_started_ms) for answer in await self._cold.find_many(questions)]
+
+    async def _install(self, cold: ColdProgress, read_started_ms: int) -> bool:
+        """Whether a copy is there now."""
+        is_there, thrown = await self._hot.install(cold, read_started_ms)
+        self._tally.hydrates += 1
+        if thrown:
+            log.warning("diverged_copy_replaced", progress=cold.key.member, version=cold.version, pending_thrown=thrown)
+        return is_there
+
+    def _land(self, question: ColdQuestion, flight: asyncio.Task[ColdProgress | None]) -> None:
         self._flights.pop(question, None)
         if not flight.cancelled():
             flight.exception()  # told to everybody who waits; nobody may be left

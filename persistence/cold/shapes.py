@@ -33,6 +33,21 @@ class ColdProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class ColdQuestion:
+    """
+    Which progress is wanted, for which of its devices, and whether which session has ended. A hello with a token
+    `creates` what is missing and says when the token was issued (seconds since 1970): that decides whether a tombstone
+    refuses it.
+    """
+
+    key: ProgressKey
+    device: str
+    session_id: str | None = None
+    creates: bool = False
+    token_issued_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class HistoryFilter:
     """
     Which events of a player are wanted. `since_ms` is the first moment that counts, `until_ms` the first that no longer

@@ -19,7 +19,7 @@ import asyncpg
 from persistence.ban import Ban
 from persistence.cold.connect import CONNECT_TIMEOUT_S, UNAVAILABLE_ERRORS, open_pool
 from persistence.cold.queries import queries
-from persistence.cold.shapes import EVERYTHING, ColdProgress, HistoryFilter, HistoryPlace
+from persistence.cold.shapes import EVERYTHING, ColdProgress, ColdQuestion, HistoryFilter, HistoryPlace
 from persistence.cold.tombstones import hash_of
 from persistence.errors import PlayerErased, StoreUnavailable
 from persistence.progress_key import ProgressKey
@@ -119,6 +119,32 @@ class ColdStore:
         if row is None:
             return None
         return _cold_progress(key, device, row, session_ended=row["session_ended"])
+
+    async def find_many(self, questions: Sequence[ColdQuestion]) -> list[ColdProgress | PlayerErased | None]:
+        """
+        Many at once, in their order: for each what `find_progress` answers. For a question that `creates` it is what
+        `open_progress` would answer or raise, but nothing is made: None where it would make rows.
+        """
+        hash_key = await self._find_hash_key()
+        arguments = (
+            [question.key.user_id for question in questions],
+            [question.key.experience for question in questions],
+            [question.device for question in questions],
+            [question.session_id for question in questions],
+            [question.token_issued_at for question in questions],
+            [hash_of(hash_key, "user", question.key.user_id) for question in questions],
+            [hash_of(hash_key, "device", question.device) if question.creates else b"" for question in questions],
+        )
+        rows = await self._call("find_many", lambda c: c.fetch(self._sql["find_many"], *arguments))
+        answers: list[ColdProgress | PlayerErased | None] = []
+        for question, row in zip(questions, rows, strict=True):
+            if question.creates and row["is_erased"]:
+                answers.append(PlayerErased())
+            elif row["id"] is None:
+                answers.append(None)
+            else:
+                answers.append(_cold_progress(question.key, question.device, row, session_ended=row["session_ended"]))
+        return answers
 
     async def find_device_seq(self, row_id: str, device: str) -> int:
         """How far a stream is saved; 0 when Postgres never heard of it."""

@@ -128,6 +128,14 @@ CASES: dict[str, Case] = {
         *(USER_KEY, PROGRESS_KEY, "device_streams_pkey", "player_sessions_pkey"),
         answers=1,
     ),
+    "progress.find_many": case(
+        lambda s: [
+            *([s.user_id, s.new_id], [s.experience] * 2, [s.device] * 2, [s.session_id, None], [1e9, None]),
+            *([b"x", b"y"], [b"z", b""]),
+        ],
+        *(USER_KEY, PROGRESS_KEY, "device_streams_pkey", "player_sessions_pkey"),
+        answers=2,
+    ),
     "progress.find_device_seq": case(lambda s: [s.progress_id, s.device], "device_streams_pkey", answers=1),
     "progress.find_profile": case(lambda s: [s.user_id], USER_KEY, answers=1),
     "progress.list_history": case(

@@ -24,6 +24,32 @@ FROM player_profiles f
 JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = $2
 WHERE f.user_id = $1;
 
+-- name: find_many
+-- Hydrates of many: for each question what find_progress says, and whether a tombstone refuses the token or the device,
+-- as open_progress judges it. Nothing is made. LIMIT keeps it one search of the indexes for each, whatever the planner
+-- thinks of the tables.
+SELECT p.id, p.version, p.last_entry, p.state, p.kinds,
+       COALESCE((SELECT d.last_seq FROM device_streams d WHERE d.experience_progress_id = p.id AND d.device_id = a.device), 0) AS device_seq,
+       COALESCE((SELECT s.ended_at IS NOT NULL FROM player_sessions s WHERE s.id = a.session_id), false) AS session_ended,
+       COALESCE((SELECT floor(extract(epoch FROM LEAST(e.erased_at, timestamptz '9999-12-31')) * 1000)::bigint
+                 FROM erased_players e WHERE e.user_hash = a.user_hash), 0) AS erased_ms,
+       COALESCE((SELECT a.token_issued_at IS NULL OR to_timestamp(a.token_issued_at) + interval '1 second' <= e.erased_at
+                        OR a.device_hash = ANY (e.device_hashes)
+                 FROM erased_players e WHERE e.user_hash = a.user_hash), false) AS is_erased,
+       (SELECT json_build_array((extract(epoch FROM b.asked_at) * 1000000)::bigint,
+                                floor(extract(epoch FROM b.until) * 1000)::bigint, b.message)::text
+        FROM bans b WHERE b.user_id = a.user_id AND b.lifted_at IS NULL AND (b.until IS NULL OR b.until > now())) AS ban
+FROM unnest($1::uuid[], $2::text[], $3::text[], $4::uuid[], $5::float8[], $6::bytea[], $7::bytea[]) WITH ORDINALITY
+     AS a (user_id, experience_id, device, session_id, token_issued_at, user_hash, device_hash, place)
+LEFT JOIN LATERAL (
+    SELECT p.id, p.version, p.last_entry, p.state::text AS state, p.kinds::text AS kinds
+    FROM player_profiles f
+    JOIN experience_progress p ON p.player_id = f.id AND p.experience_id = a.experience_id
+    WHERE f.user_id = a.user_id
+    LIMIT 1
+) p ON true
+ORDER BY a.place;
+
 -- name: find_device_seq
 -- How far a stream is saved: what decides whether Redis or Postgres forgot.
 SELECT last_seq FROM device_streams WHERE experience_progress_id = $1 AND device_id = $2;
