@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from gateway.telemetry.logs import get_logger
 from persistence.connections import Connections, EndedConnection
 from persistence.errors import PersistenceError
+from protocol.closes import CloseCode
 
 if TYPE_CHECKING:
     from gateway.sessions.connection import Connection
@@ -41,7 +42,7 @@ class ConnectionLog:
     def note(self, connection: Connection) -> None:
         """It was welcomed once, and has ended."""
         opened_ms, first = connection.welcomed
-        if not opened_ms:
+        if not opened_ms or connection.close_code == CloseCode.PLAYER_DELETED:
             return
         rtt_ms = connection.wire.find_rtt_ms()
         self._ended.append(
@@ -53,6 +54,13 @@ class ConnectionLog:
             )
         )
         connection.welcomed = (0, 0)
+
+    def forget_player(self, user_id: str) -> None:
+        """Who was erased may start anew before the next write, and nothing from before may be written then."""
+        kept = [ended for ended in self._ended if ended.user_id != user_id]
+        if len(kept) < len(self._ended):
+            self._ended.clear()
+            self._ended.extend(kept)
 
     async def run(self, stop: asyncio.Event) -> None:
         while not stop.is_set():

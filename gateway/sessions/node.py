@@ -357,6 +357,7 @@ class Node:
                     erased = self.players.get(notice.user_id)
                     if erased is not None:
                         erased.end(CloseCode.PLAYER_DELETED)
+                    self.connection_log.forget_player(notice.user_id)
             if self._stop.is_set():
                 return
 
