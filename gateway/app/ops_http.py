@@ -19,11 +19,13 @@ import contextlib
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 
+import h11
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway.telemetry.health import Health, Readiness
 from gateway.telemetry.metrics import Publisher
@@ -35,6 +37,10 @@ REMEMBERED_S = 1.0
 CONNECTIONS_MAX = 64
 START_TIMEOUT_S = 5.0
 STOP_TIMEOUT_S = 1.0
+REQUEST_S = 15.0
+"""How long a request may take to arrive, head and body: who sends nothing must not keep a place from a balancer."""
+UNREAD_S = 30.0
+"""How long somebody may leave an answer unread."""
 
 Ask = Callable[[], Awaitable[object]]
 
@@ -120,7 +126,7 @@ class OpsServer:
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=_Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -152,6 +158,48 @@ class OpsServer:
         if not done:
             self._task.cancel()
             await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
+
+
+class _Connection(H11Protocol):
+    """Uvicorn's, which waits for ever for the first request and for who does not read: both end."""
+
+    _due: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch_request()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._due = _stopped(self._due)
+        self._unread = _stopped(self._unread)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._unread is None:
+            self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread = _stopped(self._unread)
+
+    def _watch_request(self) -> None:
+        """The time runs from its first byte, or from the begin of the connection, to its last byte."""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._due = _stopped(self._due)
+        elif self._due is None:
+            self._due = self.loop.call_later(REQUEST_S, self.transport.abort)
+
+
+def _stopped(timer: asyncio.TimerHandle | None) -> asyncio.TimerHandle | None:
+    if timer is not None:
+        timer.cancel()
+    return None
 
 
 class _Server(uvicorn.Server):

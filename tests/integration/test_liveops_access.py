@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import asyncpg
 import pytest
+import uvicorn
 from fastapi.routing import APIRoute
+from starlette.applications import Starlette
+from uvicorn.server import ServerState
 
+from gateway.app import ops_http
 from gateway.liveops import console_files
 from gateway.liveops.access import FRESH_S
 from gateway.liveops.app import ROUTERS
@@ -264,6 +269,47 @@ async def test_a_file_of_the_console_is_kept_once_however_it_is_asked_for(ops: O
         assert (await stranger.get(f"/console/js/%2e%2e/.//x{number}/%2e%2e/index.html")).status == 200
     kept = [one for one in console_files._kept if one.endswith("index.html")]
     assert len(kept) == 1, kept
+
+
+async def test_who_does_not_finish_a_request_keeps_no_connection(ops: OpsRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_http, "REQUEST_S", 0.3)
+    head = b"POST /api/v1/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
+    live = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    for whole, begun in ((b"", b""), (b"", head[:20]), (b"", head + b"{"), (live, head[:20])):
+        reader, writer = await asyncio.open_connection("127.0.0.1", ops.port)
+        async with asyncio.timeout(4):  # sooner than the end of an idle connection
+            if whole:
+                writer.write(whole)
+                await reader.readuntil(b"ok\n")
+            writer.write(begun)
+            with suppress(ConnectionResetError):
+                assert await reader.read(-1) == b""
+        writer.close()
+    viewer = await ops.somebody("viewer")
+    async with viewer.watch(topics="figures") as feed:
+        for _ in range(2):  # some seconds: what has arrived may be answered for as long as it takes
+            await feed.wait_for("figures")
+
+
+async def test_who_does_not_read_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops_http, "UNREAD_S", 0.05)
+    aborted = asyncio.Event()
+
+    class Pipe(asyncio.Transport):
+        def abort(self) -> None:
+            aborted.set()
+
+        def close(self) -> None:
+            raise AssertionError("it would wait until what was written is read")
+
+    connection = ops_http._Connection(uvicorn.Config(Starlette(), log_config=None), ServerState(), {})
+    connection.connection_made(Pipe())
+    connection.pause_writing()
+    connection.resume_writing()
+    assert connection._unread is None
+    connection.pause_writing()
+    await asyncio.wait_for(aborted.wait(), 5)
+    connection.connection_lost(OSError("gone"))
 
 
 async def test_the_description_of_the_api_lists_every_path(ops: OpsRig) -> None:
