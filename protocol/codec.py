@@ -94,6 +94,18 @@ class MsgpackCodec:
         packed: bytes = self._pack(frame)
         return packed
 
+    def encode_update(self, seq: int, payload: bytes) -> bytes:
+        """`encode({"t": "update", "seq": seq, **body})` of a body of at most 13 fields, which `payload` encodes."""
+        packed: bytes = self._pack(seq)
+        return _UPDATE_HEADS[payload[0] & 0x0F] + packed + payload[1:]
+
+    def decode_ack(self, data: bytes) -> tuple[int, int, int] | None:
+        """(seq, version, saved) of what `encode_ack` made, unless a number was too large for it; None for the rest."""
+        if len(data) != _ACK_BYTES or data[:12] != _ACK_SEQ or data[16:25] != _ACK_VERSION or data[29:36] != _ACK_SAVED:
+            return None
+        _, seq, _, version, _, saved = _unpack_ack(data)
+        return seq, version, saved
+
     def encode_ack(self, seq: int, version: int, saved: int) -> bytes:
         try:
             return _pack_ack(_ACK_SEQ, seq, _ACK_VERSION, version, _ACK_SAVED, saved)
@@ -138,10 +150,16 @@ class JsonCodec:
 
 
 # An ack in msgpack with all three numbers in four bytes each, which makes the rest of it constant.
-_pack_ack: Final = Struct(">12sI9sI7sI").pack
+_ack_format: Final = Struct(">12sI9sI7sI")
+_pack_ack: Final = _ack_format.pack
+_unpack_ack: Final = _ack_format.unpack
+_ACK_BYTES: Final = _ack_format.size
 _ACK_SEQ: Final = b"\x84\xa1t\xa3ack\xa3seq\xce"
 _ACK_VERSION: Final = b"\xa7version\xce"
 _ACK_SAVED: Final = b"\xa5saved\xce"
+
+# What stands before `seq` in an update, by how many fields its body has.
+_UPDATE_HEADS: Final = tuple(bytes((0x80 | 2 + fields,)) + b"\xa1t\xa6update\xa3seq" for fields in range(14))
 
 MSGPACK: Final = MsgpackCodec()
 JSON: Final = JsonCodec()

@@ -52,7 +52,7 @@ from protocol.client.machine import (
 )
 from protocol.client.token_source import TOKEN_WAIT_S, Token, TokenSource
 from protocol.client.waiting import Waiting, resolve
-from protocol.codec import Codec, codec_for, codec_named
+from protocol.codec import MSGPACK, Codec, codec_for, codec_named
 from protocol.limits import SEQ_MAX
 
 log = logging.getLogger("wayhold.client")
@@ -212,6 +212,11 @@ class ClientDriver:
         machine = self._machine
 
         def receive(message: str | bytes) -> None:
+            if codec is MSGPACK and type(message) is bytes:
+                ack = MSGPACK.decode_ack(message)
+                if ack is not None:
+                    self._step(machine.heard_ack(*ack, self._now_ms()))
+                    return
             self._step(machine.received(decode_server_frame(codec, message), self._now_ms()))
 
         code = await connection.read_all(receive)
@@ -227,7 +232,7 @@ class ClientDriver:
         """Carry out what the machine decided, in order."""
         for action in actions:
             if type(action) is Send:
-                self._write(action.frame)
+                self._write(action.frame, action.payload)
             elif type(action) is Accepted:
                 self._note_accepted(action.seq)
             elif type(action) is Forget:
@@ -290,12 +295,15 @@ class ClientDriver:
             case _:
                 raise AssertionError(f"no such action: {action} in {machine.state}")
 
-    def _write(self, frame: dict[str, Any]) -> None:
+    def _write(self, frame: dict[str, Any], payload: bytes | None) -> None:
         connection = self._connection
         if connection is None:
             return
         codec = codec_for(connection.subprotocol)
-        connection.write(codec.encode(frame), codec.is_text)
+        if payload is not None and codec is MSGPACK:
+            connection.write(MSGPACK.encode_update(frame["seq"], payload), False)
+        else:
+            connection.write(codec.encode(frame), codec.is_text)
 
     def _on_writable(self, connection: PlayerSocket) -> None:
         if connection is self._connection and not connection.paused:
@@ -386,14 +394,20 @@ class ClientDriver:
 
     def _note_accepted(self, seq: int) -> None:
         if self._listener is not None:
-            self._tell("on_accepted", self._journal.device, seq, time.monotonic() * 1000)
+            try:
+                self._listener.on_accepted(self._journal.device, seq, time.monotonic() * 1000)
+            except Exception:
+                log.exception("the listener failed in on_accepted")
         if self._waiting.accepted.waiting:
             self._waiting.accepted.resolve_upto(seq)
 
     def _forget(self, seq: int) -> None:
         self._journal.forget(seq)
         if self._listener is not None:
-            self._tell("on_saved", self._journal.device, seq)
+            try:
+                self._listener.on_saved(self._journal.device, seq)
+            except Exception:
+                log.exception("the listener failed in on_saved")
         if self._waiting.saved.waiting:
             self._waiting.saved.resolve_upto(seq)
 

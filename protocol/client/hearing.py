@@ -70,6 +70,19 @@ class Hearing(SessionMemory):
             out.extend(self._abort(f"impossible frame: {impossible}", now_ms))
         return out
 
+    def heard_ack(self, seq: int, version: int, saved: int, now_ms: int) -> list[Action]:
+        """`received` of an ack that names no voids: most frames are this one."""
+        if self.state is not MachineState.PLAYING:
+            return self.received({"t": "ack", "seq": seq, "version": version, "saved": saved}, now_ms)
+        out: list[Action] = []
+        self._heard_ms = now_ms
+        self._probe_by_ms = None
+        try:
+            self._take_ack(seq, version, saved, None, now_ms, out)
+        except Impossible as impossible:
+            out.extend(self._abort(f"impossible frame: {impossible}", now_ms))
+        return out
+
     # --- where the stream stands -------------------------------------------------------------------------------------
 
     def _on_welcome(self, frame: dict[str, Any], now_ms: int, out: list[Action]) -> None:
@@ -172,17 +185,29 @@ class Hearing(SessionMemory):
         seq = get_count(frame, "seq")
         saved = get_count(frame, "saved")
         version = get_count(frame, "version")
-        if seq > self._outbox.sent_max:
-            raise Impossible(f"ack of {seq}, sent were {self._outbox.sent_max}")
-        if saved > self._outbox.sent_max:
-            raise Impossible(f"saved {saved}, sent were {self._outbox.sent_max}")
-        if "void" in frame:
-            self._outbox.note_voids(get_voids(frame, upto=seq), out)
+        self._take_ack(seq, version, saved, frame if "void" in frame else None, now_ms, out)
+
+    def _take_ack(
+        self, seq: int, version: int, saved: int, void_frame: dict[str, Any] | None, now_ms: int, out: list[Action]
+    ) -> None:
+        outbox = self._outbox
+        if seq > outbox.sent_max:
+            raise Impossible(f"ack of {seq}, sent were {outbox.sent_max}")
+        if saved > outbox.sent_max:
+            raise Impossible(f"saved {saved}, sent were {outbox.sent_max}")
+        if void_frame is not None:
+            outbox.note_voids(get_voids(void_frame, upto=seq), out)
         if version > self.version:
             self.version = version
-        self._outbox.note_accepted(seq, now_ms, out)
-        self._outbox.note_saved(saved, out)
-        self._fill(now_ms, out)
+        outbox.note_accepted(seq, now_ms, out)
+        outbox.note_saved(saved, out)
+        if (
+            outbox.has_more
+            or self.is_leaving
+            or self._drain_from_ms is not None
+            or self._suspend_s is not None  # when all is answered
+        ):
+            self._fill(now_ms, out)
 
     def _on_saved(self, frame: dict[str, Any], now_ms: int, out: list[Action]) -> None:
         seq = get_count(frame, "seq")

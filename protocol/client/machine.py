@@ -101,10 +101,14 @@ class SessionMachine(Hearing):
             return self._state_since_ms + WELCOME_WAIT_MS
         if self.state is not MachineState.PLAYING:
             return None
-        at = min(self._heard_ms + 2 * self._heartbeat_ms, self._sent_ms + self._heartbeat_ms)
-        outbox = self._outbox
-        if outbox.in_flight:
-            at = min(at, outbox.moved_ms + 2 * self._heartbeat_ms)
+        # Asked for with every frame: `min` would be a third of it.
+        heartbeat_ms, outbox = self._heartbeat_ms, self._outbox
+        at = self._sent_ms + heartbeat_ms
+        silent_ms = self._heard_ms + 2 * heartbeat_ms
+        if silent_ms < at:
+            at = silent_ms
+        if outbox.moved_ms + 2 * heartbeat_ms < at and outbox.in_flight:
+            at = outbox.moved_ms + 2 * heartbeat_ms
         if outbox.wait_until_ms:
             at = min(at, outbox.wait_until_ms)
         if self._probe_by_ms is not None:
@@ -175,6 +179,17 @@ class SessionMachine(Hearing):
         if was_hangup:
             self._backoff.reset()  # it was our choice to go
         return [Connect(self._backoff.next_wait_ms(retry_ms), fresh)]
+
+    def made(self, payload: bytes, frame: dict[str, Any], now_ms: int) -> list[Action]:
+        """
+        `journal_synced` for an update that was made and synced right now: `payload` is the very one that was appended,
+        `frame` what it is on the wire.
+        """
+        self._outbox.fresh = (payload, frame)
+        try:
+            return self.journal_synced(now_ms)
+        finally:
+            self._outbox.fresh = None
 
     def journal_synced(self, now_ms: int) -> list[Action]:
         """The journal moved: an update was made, or a sync came to an end."""

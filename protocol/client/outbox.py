@@ -70,6 +70,7 @@ class Outbox:
         "_saved_ahead",
         "_skips",
         "accepted",
+        "fresh",
         "is_choked",
         "moved_ms",
         "sent_max",
@@ -87,6 +88,7 @@ class Outbox:
         self.accepted = journal.saved
         self.voids: dict[int, tuple[int, str]] = {}
         self.window = WINDOW
+        self.fresh: tuple[bytes, dict[str, Any]] | None = None  # the update in the making: its payload and its frame
         self.forget_connection()
 
     def forget_connection(self) -> None:
@@ -112,6 +114,11 @@ class Outbox:
         self._skips = None
         self._careful_upto = 0
         self._saved_ahead = 0
+
+    @property
+    def has_more(self) -> bool:
+        """There are updates that this connection has not sent, or a time to wait for."""
+        return self._next <= self._journal.made or self.wait_until_ms != 0
 
     @property
     def in_flight(self) -> int:
@@ -270,6 +277,9 @@ class Outbox:
         if self._next - 1 == self.accepted:
             self.moved_ms = now_ms
         first = self._next
+        fresh = self.fresh
+        if fresh is not None and first == last and self._send_fresh(first, fresh, out):
+            return BATCH_OVERHEAD_BYTES + UPDATE_OVERHEAD_BYTES + len(fresh[0])
         updates: list[dict[str, Any]] = []
         size_bytes = BATCH_OVERHEAD_BYTES
         for seq, payload in self._journal.list_after(first - 1, min(BATCH_UPDATES_MAX, last - first + 1)):
@@ -287,6 +297,18 @@ class Outbox:
         self._frames.append((first, self._next - 1))
         self.sent_max = max(self.sent_max, self._next - 1)
         return size_bytes
+
+    def _send_fresh(self, seq: int, fresh: tuple[bytes, dict[str, Any]], out: list[Action]) -> bool:
+        """Send the update that was just made, without reading again what is known; True if it is that one."""
+        ((_, payload),) = self._journal.list_after(seq - 1, 1)
+        if payload is not fresh[0] or (self._skips is not None and seq in self._skips):
+            return False
+        out.append(Send(fresh[1], payload))
+        self._next = seq + 1
+        self._frames.append((seq, seq))
+        if seq > self.sent_max:
+            self.sent_max = seq
+        return True
 
     def _make_update(self, seq: int, payload: bytes) -> tuple[dict[str, Any], int]:
         skip = {"seq": seq, "skip": True}

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, Final
 
-import msgpack
 from websockets.exceptions import InvalidURI
 from websockets.uri import parse_uri
 
@@ -36,6 +35,7 @@ from protocol.client.machine import MachineState, measure_msgpack
 from protocol.client.sendable import check_sendable
 from protocol.client.token_source import TOKEN_WAIT_S, Token, find_token_life_s
 from protocol.client.waiting import AskAgain, SeqWaiters
+from protocol.codec import MSGPACK
 from protocol.limits import UPDATE_BYTES_MAX
 
 __all__ = [
@@ -259,7 +259,7 @@ class PlayerClient(ClientDriver):
             JournalFull: nothing was made; come back when the server has saved some.
             OSError, JournalBroken: the disk did not take it; it was taken back.
         """
-        seq = self._append(event, effects, durable)
+        seq, _, _ = self._append(event, effects, durable)
         if self._journal.synced < seq:
             seq = await self._sync_update(seq)
         self._step(self._machine.journal_synced(self._now_ms()))
@@ -277,9 +277,11 @@ class PlayerClient(ClientDriver):
 
         Raises UpdateRefused, JournalFull, JournalBroken.
         """
-        seq = self._append(event, effects, durable)
+        seq, payload, frame = self._append(event, effects, durable)
         if self._journal.synced < seq:
             self._spawn(self._sync_made(seq))
+        elif self._codec is MSGPACK:
+            self._step(self._machine.made(payload, frame, self._now_ms()))
         else:
             self._step(self._machine.journal_synced(self._now_ms()))
         return seq
@@ -356,8 +358,10 @@ class PlayerClient(ClientDriver):
 
     # --- making ------------------------------------------------------------------------------------------------------
 
-    def _append(self, event: dict[str, Any] | None, effects: list[dict[str, Any]] | None, durable: bool) -> int:
-        """Give the update its number in the journal, and tell it."""
+    def _append(
+        self, event: dict[str, Any] | None, effects: list[dict[str, Any]] | None, durable: bool
+    ) -> tuple[int, bytes, dict[str, Any]]:
+        """Give the update its number in the journal, and tell it; its seq, payload and frame."""
         body: dict[str, Any] = {}
         if event is not None:
             body["event"] = event
@@ -368,19 +372,18 @@ class PlayerClient(ClientDriver):
         try:
             check_sendable(event)
             check_sendable(effects)
-            payload: bytes = msgpack.packb(body)
-            size_bytes = (
-                measure_msgpack(payload, body) if self._codec.name == "msgpack" else self._measure(payload, body)
-            )
+            payload = MSGPACK.encode(body)
+            size_bytes = measure_msgpack(payload, body) if self._codec is MSGPACK else self._measure(payload, body)
         except (TypeError, ValueError, OverflowError, RecursionError) as refused:
             raise UpdateRefused(str(refused)) from refused
         if size_bytes > UPDATE_BYTES_MAX:
             raise UpdateRefused(f"{size_bytes} bytes encoded, {UPDATE_BYTES_MAX} are allowed")
         journal = self._journal
         seq = journal.append(payload)
+        frame = {"t": "update", "seq": seq, **body}
         if self._listener is not None:
-            self._tell("on_made", journal.device, seq, {"t": "update", "seq": seq, **body})
-        return seq
+            self._tell("on_made", journal.device, seq, frame)
+        return seq, payload, frame
 
     async def _sync_made(self, seq: int) -> None:
         with contextlib.suppress(OSError, JournalBroken):  # told as unmade

@@ -200,3 +200,26 @@ def test_the_short_way_to_an_ack_says_what_the_long_way_says(codec: Codec, seq: 
     assert said == frames.ack(seq, version, saved)
     assert list(said) == list(frames.ack(seq, version, saved))
     assert len(codec.encode_ack(seq, version, saved)) < 126
+
+
+@given(seq=numbers, version=numbers, saved=numbers)
+def test_the_short_way_of_reading_an_ack_reads_what_the_short_way_of_writing_wrote(
+    seq: int, version: int, saved: int
+) -> None:
+    short = MSGPACK.decode_ack(MSGPACK.encode_ack(seq, version, saved))
+    assert short == ((seq, version, saved) if max(seq, version, saved) < 2**32 else None)
+
+
+def test_what_is_no_plain_ack_is_not_read_as_one() -> None:
+    for frame in ({"t": "saved", "seq": 1}, {"t": "push", "n": 1, "kind": "k" * 20, "data": {}}, frames.ack(1, 2, 3)):
+        assert MSGPACK.decode_ack(MSGPACK.encode(frame)) is None
+    whole = MSGPACK.encode_ack(1, 2, 3)
+    for at in (*range(12), *range(16, 25), *range(29, 36)):
+        assert MSGPACK.decode_ack(whole[:at] + bytes((whole[at] ^ 1,)) + whole[at + 1 :]) is None
+
+
+@given(seq=numbers, fields=st.dictionaries(st.text(max_size=9), st.integers(0, 2**40) | st.text(), max_size=13))
+def test_an_update_around_its_packed_body_is_the_update_packed_at_once(seq: int, fields: dict[str, Any]) -> None:
+    body = {name: value for name, value in fields.items() if name not in ("t", "seq")}
+    whole = MSGPACK.encode({"t": "update", "seq": seq, **body})
+    assert MSGPACK.encode_update(seq, MSGPACK.encode(body)) == whole
