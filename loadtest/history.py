@@ -190,20 +190,25 @@ class HistoryWriter:
         self._write(["refused", player])
 
     def add_made(self, player: int, step: Step) -> None:
-        self._write(
-            [
-                "made",
-                player,
-                step.device,
-                step.seq,
-                step.event,
-                step.effects,
-                step.made_ms,
-                step.scheduled_ms,
-                step.expected_code,
-                step.is_away,
-            ]
+        due_ms, code = step.scheduled_ms, step.expected_code
+        self.note_made(
+            player, step.device, step.seq, step.event, step.effects, step.made_ms, due_ms, code, step.is_away
         )
+
+    def note_made(
+        self,
+        player: int,
+        device: str,
+        seq: int,
+        event: dict[str, Any] | None,
+        effects: list[dict[str, Any]] | None,
+        made_ms: float,
+        scheduled_ms: float | None,
+        expected_code: int | None,
+        is_away: bool,
+    ) -> None:
+        """`add_made` for those who have no step."""
+        self._write(["made", player, device, seq, event, effects, made_ms, scheduled_ms, expected_code, is_away])
 
     def add_unmade(self, player: int, device: str, first_seq: int) -> None:
         """What was made from this number on never left the phone, and is gone; the numbers are used again."""

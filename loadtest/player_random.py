@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from typing import Any
 
 _MASK = (1 << 64) - 1
@@ -44,15 +45,32 @@ class PlayerRandom:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         return state ^ (state >> 31)
 
+    def choice(self, values: Sequence[Any]) -> Any:
+        if not values:
+            raise IndexError("nothing to choose from")
+        return values[self._randbelow(len(values))]
+
+    def _randbelow(self, end: int) -> int:
+        """What `random.Random` asks `getrandbits` for, without a second call for each number."""
+        bits = end.bit_length()
+        if bits > 64:
+            value = self.getrandbits(bits)
+            while value >= end:
+                value = self.getrandbits(bits)
+            return value
+        value = self._next() >> (64 - bits)
+        while value >= end:
+            value = self._next() >> (64 - bits)
+        return value
+
 
 _BORROWED = (
-    *("choice", "choices", "sample", "shuffle", "randrange", "randint", "uniform", "triangular"),
+    *("choices", "sample", "shuffle", "randrange", "randint", "uniform", "triangular"),
     *("gauss", "normalvariate", "lognormvariate", "expovariate", "paretovariate", "weibullvariate", "betavariate"),
     *("gammavariate", "vonmisesvariate", "randbytes"),
 )
 for _name in _BORROWED:
     setattr(PlayerRandom, _name, vars(random.Random)[_name])
-setattr(PlayerRandom, "_randbelow", vars(random.Random)["_randbelow_with_getrandbits"])  # noqa: B010 (not declared)
 
 
 def make_random(seed: str) -> random.Random:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from loadtest.history import HistoryWriter, Step, now_ms
+from loadtest.history import HistoryWriter, now_ms
 from loadtest.tally import Tally
 from protocol.client.player_client import PlayerListener
 
@@ -50,11 +50,12 @@ class Recording(PlayerListener):
         if event is not None and self.clock_skew_ms and "at" in event:
             # The history has the time that it really was: the one that must be stored.
             event = {**event, "at": event["at"] - self.clock_skew_ms}
-        step = Step(device, seq, event, frame.get("effects"), now_ms(), due_ms)
-        step.expected_code, step.is_away = expected_code, self.is_away
-        self._writer.add_made(self._index, step)
+        is_away = self.is_away
+        self._writer.note_made(
+            self._index, device, seq, event, frame.get("effects"), now_ms(), due_ms, expected_code, is_away
+        )
         self._tally.made += 1
-        self._due.append(0.0 if self.is_away else due_ms)
+        self._due.append(0.0 if is_away else due_ms)
 
     def on_unmade(self, device: str, seq: int) -> None:
         self.note_unmade(device, seq)
