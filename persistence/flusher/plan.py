@@ -19,9 +19,10 @@ from typing import Any
 from persistence.hot.store import Settlement, Snapshot
 from persistence.progress_key import ProgressKey
 from protocol.entry import OPERATOR_EDIT, SessionBody, UpdateBody, decode_body
-from protocol.experience import ExperienceDefinition, completion_percentage
+from protocol.experience import CompletionRule, ExperienceDefinition, completion_percentage
 from protocol.limits import COUNTER_SCALE, OPS_DEVICE
 from protocol.state import join_stored
+from protocol.values import quoted
 
 PLAYTIME_GAP_MAX_MS = 60_000
 """A pause longer than this between two updates is not played time, it is counted as this much."""
@@ -288,7 +289,9 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
             write.completion = completion_percentage(definition, fields)
             if not row.is_completed:
                 write.is_complete_by_state = write.completion >= 100.0
-                write.may_have_been_complete = write.completion < 100.0 and any(map(_may_take_away, write.events))
+                write.may_have_been_complete = write.completion < 100.0 and _may_have_been_complete(
+                    definition.completion, fields, write.events
+                )
     return write
 
 
@@ -297,10 +300,23 @@ def plan_write(copy: Copy, row: Row, definition: ExperienceDefinition | None = N
 _TAKES_AWAY = re.compile(rb'"op":"(?:remove|unset)"|"value":-')
 
 
-def _may_take_away(entry: Entry) -> bool:
-    body = entry.body
-    assert isinstance(body, UpdateBody)
-    return _TAKES_AWAY.search(body.effects_json or body.data_json) is not None
+def _may_have_been_complete(rule: CompletionRule, fields: Mapping[str, bytes], events: list[Entry]) -> bool:
+    """
+    Whether all that is missing now may have been there in between: then these events name each of it as they take it
+    away. Nearly always something is missing that they do not name, and the state from before need not be read.
+    """
+    takers: list[bytes] = []
+    for entry in events:
+        body = entry.body
+        assert isinstance(body, UpdateBody)
+        effects = body.effects_json or body.data_json
+        if _TAKES_AWAY.search(effects) is not None:
+            takers.append(effects)
+    if not takers:
+        return False
+    missing = [member.partition(".")[2] for member in rule.required_members if member not in fields]
+    missing += [name[2:] for name, wanted in rule.required_counters if int(fields.get(name, b"0")) < wanted]
+    return all(any(name in effects for effects in takers) for name in [quoted(text).encode() for text in missing])
 
 
 def instant(ms: int) -> datetime:
