@@ -131,7 +131,12 @@ def join_state(fields: Mapping[str, str | bytes]) -> tuple[str, str]:
 
     JSON alone cannot tell a set from a value that happens to be an array. `kinds` holds only what the default reading
     (array: set, object: group, number: counter, else value) would get wrong, so it is usually `{}`.
+
+    Raises:
+        ValueError: no op could have made this.
     """
+    if any(name[1:2] != ":" for name in fields):
+        raise ValueRefused("a field that is no part of a state")
     return join_stored(as_stored(fields))
 
 
