@@ -19,6 +19,7 @@ import uuid
 
 from gateway.app.errors import ExitCode, SettingsError
 from gateway.app.operate.api import Api, Refused, find_local_api
+from gateway.app.operate.output import plain
 from gateway.app.operate.to_the_end import act_to_the_end
 from gateway.app.settings import Settings
 from gateway.app.settings_source import add_setting_flags, load_settings
@@ -88,10 +89,11 @@ async def _list(settings: Settings, limit: int, as_json: bool) -> int:
     for letter in found:
         print(
             f"{letter.id}  {letter.created_at:%Y-%m-%d %H:%M:%S}Z  {letter.user_id}  {letter.experience}  "
-            f"{letter.device} seq {letter.seq}  {letter.event_type} {letter.content_id or ''}\n    {letter.reason}"
+            f"{plain(letter.device)} seq {letter.seq}  {plain(letter.event_type)} {plain(letter.content_id or '')}\n"
+            f"    {plain(letter.reason)}"
         )
     for key, reason in quarantined:
-        print(f"quarantine  {key.user_id}  {key.experience}\n    {reason}")
+        print(f"quarantine  {key.user_id}  {key.experience}\n    {plain(reason)}")
     if not found and not quarantined:
         print("no dead letters, nothing in quarantine")
     return ExitCode.OK
@@ -126,7 +128,7 @@ async def _replay(settings: Settings, ids: list[str], as_json: bool, reason: str
     else:
         print(f"replayed {report.replayed}, refused again {len(report.refused)}, not there {len(report.absent)}")
         for letter_id, why in report.refused:
-            print(f"  {letter_id}  {why}")
+            print(f"  {letter_id}  {plain(why)}")
     return ExitCode.BAD_VERDICT if report.refused or report.absent else ExitCode.OK
 
 

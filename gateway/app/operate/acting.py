@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.app.errors import ExitCode, SettingsError
 from gateway.app.operate.api import Api, add_api_flags, make_key, open_api
-from gateway.app.operate.output import add_output_flags, is_table
+from gateway.app.operate.output import add_output_flags, is_table, plain
 
 
 def add_action_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def ask_and_post(args: argparse.Namespace, api: Api, path: str, body: dict[str, 
             return ExitCode.BAD_VERDICT
     answer = api.post(path, body, args.key or make_key())
     if is_table(args):
-        print(_line_of(answer))
+        print(plain(_line_of(answer)))
     else:
         print(json.dumps(answer, ensure_ascii=False))
     return ExitCode.BAD_VERDICT if answer.get("state") == "refused" else ExitCode.OK
@@ -61,11 +61,11 @@ def _show_preview(args: argparse.Namespace, answer: Mapping[str, Any]) -> None:
     affects = preview["affects"]
     for name in ("before", "after"):
         if preview.get(name) is not None:
-            print(f"{name:8} {json.dumps(preview[name], ensure_ascii=False)}")
+            print(f"{name:8} {plain(json.dumps(preview[name], ensure_ascii=False))}")
     players, connections = affects.get("players", 0), affects.get("connections", 0)
     print(f"affects  {players} player{'s' * (players != 1)}, {connections} connected: {affects.get('text', '')}")
     for warning in answer.get("warnings", []):
-        print(f"note     {warning}")
+        print(f"note     {plain(warning)}")
 
 
 def _line_of(answer: Mapping[str, Any]) -> str:

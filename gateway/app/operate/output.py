@@ -79,10 +79,15 @@ def cell(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, (dict, list)):
         value = json.dumps(value, ensure_ascii=False)
-    text = "".join(character if character.isprintable() else "�" for character in str(value))
+    text = plain(str(value))
     if len(text) == 24 and text[10:11] == "T" and text.endswith("Z"):
         return _local(text)
     return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """For a terminal: what a player has named must not move the cursor, hide words or turn them round."""
+    return "".join(character if character.isprintable() else "�" for character in text)
 
 
 def _local(text: str) -> str:
