@@ -215,7 +215,10 @@ class ClientDriver:
             if codec is MSGPACK and type(message) is bytes:
                 ack = MSGPACK.decode_ack(message)
                 if ack is not None:
-                    self._step(machine.heard_ack(*ack, self._now_ms()))
+                    self._perform(machine.heard_ack(*ack, self._now_ms()))
+                    # An answer moves deadlines away, and the timer looks again when it fires.
+                    if self._timer is None or machine.is_going:
+                        self._arm()
                     return
             self._step(machine.received(decode_server_frame(codec, message), self._now_ms()))
 

@@ -60,7 +60,8 @@ class HeldUpdates:
     def list_after(self, seq: int, limit: int) -> list[tuple[int, bytes]]:
         first = max(seq, self.saved) + 1
         last = min(self.made, first + min(limit, LIST_MAX) - 1)
-        self.exposed = max(self.exposed, last)
+        if last > self.exposed:
+            self.exposed = last
         payloads = self.payloads
         return [(at, payloads[at]) for at in range(first, last + 1)]
 

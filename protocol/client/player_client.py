@@ -28,7 +28,7 @@ from protocol.client.client_socket import (
     decode_server_frame,
     open_client_socket,
 )
-from protocol.client.driver import ClientDriver
+from protocol.client.driver import ClientDriver, log
 from protocol.client.journal import Journal, JournalBroken, MemoryJournal
 from protocol.client.listener import PlayerListener
 from protocol.client.machine import MachineState, measure_msgpack
@@ -382,7 +382,10 @@ class PlayerClient(ClientDriver):
         seq = journal.append(payload)
         frame = {"t": "update", "seq": seq, **body}
         if self._listener is not None:
-            self._tell("on_made", journal.device, seq, frame)
+            try:
+                self._listener.on_made(journal.device, seq, frame)
+            except Exception:
+                log.exception("the listener failed in on_made")
         return seq, payload, frame
 
     async def _sync_made(self, seq: int) -> None:
