@@ -29,7 +29,8 @@ BUSY_GRACE_S = 1.0
 
 async def drain(node: Node, urgent: asyncio.Event) -> None:
     """
-    Tell everybody, then close everybody within `drain_s`. Returns when all are closed; `urgent` ends the waiting.
+    Tell everybody, then close everybody within `drain_s`. Returns when all are closed, or when the node is not draining
+    any more; `urgent` ends the waiting.
     """
     node.is_draining = True
     connections = [connection for connection in node.connections if connection.is_open]
@@ -43,6 +44,8 @@ async def drain(node: Node, urgent: asyncio.Event) -> None:
     slots.sort(key=lambda slot: slot[0])
     waiting = slots
     while waiting and not urgent.is_set():
+        if not node.is_draining:
+            return  # an operator has taken it back
         now = node.clock()
         busy = []
         for due, connection in waiting:

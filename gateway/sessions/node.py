@@ -189,7 +189,7 @@ class Node:
             await self.hot.note_drained(self.name, is_on)
         except PersistenceError as error:
             log.info("drain_not_noted", error=str(error))
-        if is_on:
+        if is_on and self.is_draining:  # not taken back meanwhile
             await drain(self, asyncio.Event())
 
     async def stop(self) -> None:
