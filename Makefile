@@ -81,7 +81,7 @@ bench-data-model: setup-run ## the data model's tables of targets with a measure
 fuzz:
 	@echo 'make $@: not part of Wayhold yet'; exit 2
 
-TEST_TAKES = 8 minutes
+TEST_TAKES = 15 minutes
 CHECKS = $(PYTHON_DIR)/ruff check && $(PYTHON_DIR)/ruff format --check && $(PYTHON_DIR)/mypy && \
          $(PYTHON_DIR)/python tools/check_imports.py && $(PYTHON_DIR)/python tools/check_lua.py && \
          $(PYTHON_DIR)/python tools/check_sql.py
