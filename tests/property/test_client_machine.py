@@ -57,6 +57,7 @@ class Journey(RuleBasedStateMachine):
         self.excused: set[int] = set()
         self.voided: set[int] = set()
         self.since_lie: set[int] | None = None  # made since a disk lied, until the server was asked
+        self.taken_over_at_hello: set[int] = set()  # what was accepted when the server answered
 
     # --- the player ---------------------------------------------------------------------------------------------------
 
@@ -127,7 +128,10 @@ class Journey(RuleBasedStateMachine):
         if fate == "is lost" or self.connection is None:
             return
         for _ in range(2 if fate == "is repeated" and frame["t"] != "hello" else 1):
-            for reply in self.connection.receive(frame):
+            replies = self.connection.receive(frame)
+            if frame["t"] == "hello":
+                self.taken_over_at_hello = self._list_taken_over()
+            for reply in replies:
                 if isinstance(reply, Close):
                     self._cut(reply.code)
                     return
@@ -253,10 +257,10 @@ class Journey(RuleBasedStateMachine):
                     self.since_lie = None
                 case ResetStream():
                     self.since_lie = None
-                    # They are accepted, and nobody but Redis has them until they are saved: for a device that forgot,
-                    # that is all there is.
+                    # They were accepted when the server answered, and nobody but Redis has them until they are saved:
+                    # for a device that forgot, that is all there is. Redis may be lost before the answer is heard.
                     handed_over = {msgpack.unpackb(payload)["event"]["n"] for payload in self.rig.handed_over}
-                    self.excused |= handed_over & self._list_taken_over()
+                    self.excused |= handed_over & self.taken_over_at_hello
                 case Abort():
                     self._cut(None)
                 case Hangup(code):
