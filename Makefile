@@ -7,6 +7,9 @@ PYTHON_DIR = .venv/bin
 ARGS =
 # Another interpreter: make setup PYTHON=/path/to/python3
 export PYTHON
+# Tests run in so many processes, each with servers of its own; 0 for one that a debugger can look into.
+TESTS_AT_ONCE = 2
+PYTEST = $(PYTHON_DIR)/python -m pytest -n $(TESTS_AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help setup setup-run setup-dev run test test-fast test-clients check fix faults planted-bugs fuzz bench bench-data-model demo clean \
@@ -42,11 +45,11 @@ demo: setup-run ## the same with fifty walking players, so that the console has 
 	@$(PYTHON_DIR)/python tools/run_in_foreground.py $(PYTHON_DIR)/python tools/demo.py $(PYTHON_DIR)/wayhold $(ARGS)
 
 test: setup ## all tests that need only Python, on real servers
-	$(call timed,$(TEST_TAKES),$(PYTHON_DIR)/python -m pytest $(ARGS))
+	$(call timed,$(TEST_TAKES),$(PYTEST) $(ARGS))
 	@$(PYTHON_DIR)/python tools/test_clients.py
 
 test-fast: setup ## the tests without acceptance and slow ones
-	$(call timed,2 minutes,$(PYTHON_DIR)/python -m pytest -m "not slow" --ignore=tests/acceptance --hypothesis-profile=fast $(ARGS))
+	$(call timed,2 minutes,$(PYTEST) -m "not slow" --ignore=tests/acceptance --hypothesis-profile=fast $(ARGS))
 
 test-clients: setup ## tests of the console and of clients in other languages, where their tools are installed
 	$(PYTHON_DIR)/python tools/test_clients.py
@@ -81,7 +84,7 @@ bench-data-model: setup-run ## the data model's tables of targets with a measure
 fuzz:
 	@echo 'make $@: not part of Wayhold yet'; exit 2
 
-TEST_TAKES = 15 minutes
+TEST_TAKES = 9 minutes
 CHECKS = $(PYTHON_DIR)/ruff check && $(PYTHON_DIR)/ruff format --check && $(PYTHON_DIR)/mypy && \
          $(PYTHON_DIR)/python tools/check_imports.py && $(PYTHON_DIR)/python tools/check_lua.py && \
          $(PYTHON_DIR)/python tools/check_sql.py

@@ -15,22 +15,26 @@ from gateway.app.analytics import QUESTIONS
 from gateway.cli import main
 from tests.stores.test_analytics import CAR, GATE, WOODS, add_event, add_player
 
-YESTERDAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
+
+@pytest.fixture
+def yesterday() -> datetime:
+    """Its noon. Found by each test for itself: a run may go on over midnight."""
+    return datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0) - timedelta(days=1)
 
 
 @pytest.fixture
-def played_url(database_url: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def played_url(database_url: str, yesterday: datetime, monkeypatch: pytest.MonkeyPatch) -> str:
     """Two players at the gate, one of whom went on; the database is the one of the environment."""
 
     async def play() -> None:
         postgres: Any = await asyncpg.connect(database_url)
         one, other = [
-            await add_player(postgres, started_at=YESTERDAY, last_played_at=YESTERDAY, current_location=GATE)
+            await add_player(postgres, started_at=yesterday, last_played_at=yesterday, current_location=GATE)
             for _ in range(2)
         ]
-        await add_event(postgres, one, YESTERDAY, GATE, data='{"time_spent": 90}', playtime_ms=60_000)
-        await add_event(postgres, other, YESTERDAY, GATE)
-        await add_event(postgres, one, YESTERDAY + timedelta(hours=1), "a:b", "quest_completed")
+        await add_event(postgres, one, yesterday, GATE, data='{"time_spent": 90}', playtime_ms=60_000)
+        await add_event(postgres, other, yesterday, GATE)
+        await add_event(postgres, one, yesterday + timedelta(hours=1), "a:b", "quest_completed")
         await postgres.execute("SELECT rebuild_rollups()")
         await postgres.close()
 
@@ -71,11 +75,13 @@ def test_every_question_answers_as_table_json_and_csv(played_url: str, capsys: p
         assert shown.value.code == 0 and f"wayhold analytics {question.example}" in capsys.readouterr().out
 
 
-def test_answers_are_those_of_the_database(played_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_answers_are_those_of_the_database(
+    played_url: str, yesterday: datetime, capsys: pytest.CaptureFixture[str]
+) -> None:
     (met,) = json.loads(ask(capsys, "engagement", GATE, "--from", "7d", "--json"))["rows"]
     assert met == {"total_visits": 2, "unique_players": 2, "average_time_spent_s": 90.0}
     assert "1m 30s" in ask(capsys, "engagement", GATE)
-    day = str(YESTERDAY.date())
+    day = str(yesterday.date())
     steps = json.loads(ask(capsys, "funnel", GATE, "quest_completed:a:b", "--from", day, "--to", day, "--json"))
     assert [(step["players"], step["share_of_first"]) for step in steps["rows"]] == [(2, 1.0), (1, 0.5)]
     assert steps["since"] == f"{day}T00:00:00+00:00"

@@ -167,6 +167,7 @@ async def test_broken_frames_close_only_their_own_socket(name: str) -> None:
         ("B28 cut in a fragment", frame(b"\xc3", opcode=1, fin=False) + frame(b"", opcode=0), 1007),
         ("B41 binary on JSON", frame(b"{}"), 1003),
     ],
+    ids=["B28 invalid UTF-8", "B28 a surrogate", "B28 cut in a fragment", "B41 binary on JSON"],  # masks are random
 )
 async def test_text_frames_are_text(name: str, data: bytes, code: int) -> None:
     async with run_sockets() as rig, rig.opened("wayhold.v1.json") as raw:
