@@ -20,10 +20,10 @@ import shutil
 import sys
 import time
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -126,6 +126,7 @@ def scale(workload: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
     cache["active_players"] = min(cache["active_players"], max(1, stored["players"] // 20))
     storage["players"] = min(storage["players"], stored["players"])
     active["seconds"] = max(5, round(active["seconds"] * share))
+    active["fewer_seconds"] = max(5, round(active["fewer_seconds"] * share))
     cache["hour_s"] = max(20, round(cache["hour_s"] * min(1.0, share)))
     cache["visit_s"] = min(cache["visit_s"], cache["hour_s"])
     cache["minutes"] = max(3 * cache["hour_s"] / 60, cache["minutes"] * share)
@@ -261,21 +262,23 @@ class Bench:
             came = await load.do("connect", timeout_s=CONNECT_DEADLINE_S)
             # Before services ask about other players, which makes those hot, too.
             redis = await self._measure_settled(wayhold, load, user_ids)
-            say(f"operations: {active['seconds']} s of play")
-            stop = asyncio.Event()
-            calls = asyncio.create_task(run_api(wayhold.ready, plan, self.workload["api"], user_ids, stop))
-            questions = asyncio.create_task(run_analytics(wayhold.ready, plan, self.workload["analytics"], stop))
-            try:
-                played = await load.do(
+
+            async def play(seconds: float) -> dict[str, Any]:
+                say(f"operations: {seconds} s of play")
+                return await load.do(
                     "play",
-                    seconds=active["seconds"],
+                    seconds=seconds,
                     updates_per_s=active["updates_per_s"],
                     queries_per_s=active["queries_per_s"],
                     queries=active["queries"],
                 )
-            finally:
-                stop.set()
-                api, analytics = await asyncio.gather(calls, questions)
+
+            ask_api = partial(run_api, wayhold.ready, plan, self.workload["api"], user_ids)
+            ask_analytics = partial(run_analytics, wayhold.ready, plan, self.workload["analytics"])
+            fewer_s = active["fewer_seconds"]
+            alone, _ = await beside(play(fewer_s))
+            with_api, (api_fewer,) = await beside(play(fewer_s), ask_api)
+            played, (api, analytics) = await beside(play(active["seconds"]), ask_api, ask_analytics)
             await load.do("leave", timeout_s=30.0)
         await wait_saved(wayhold)
         counted = await wayhold.database.fetchrow(
@@ -287,10 +290,26 @@ class Bench:
             "stored_players": counted["players"],
             "came": came,
             "socket": played,
+            "socket_fewer": {"players alone": alone, "and the Python API": with_api},
             "api": api,
+            "api_fewer": api_fewer,
             "analytics": analytics,
         }
         return facts, {"active": len(user_ids), "empty": empty, "settled": redis}
+
+
+async def beside(
+    play: Awaitable[dict[str, Any]], *others: Callable[[asyncio.Event], Coroutine[Any, Any, dict[str, Any]]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """What `play` answers, and what the others do who go on until it ends."""
+    stop = asyncio.Event()
+    tasks = [asyncio.create_task(other(stop)) for other in others]
+    try:
+        played = await play
+    finally:
+        stop.set()
+        answers = await asyncio.gather(*tasks)
+    return played, answers
 
 
 async def wait_saved(wayhold: Installation) -> None:

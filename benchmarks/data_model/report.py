@@ -57,6 +57,7 @@ def show_operations(found: Mapping[str, Any]) -> str:
         f"{found['socket']['welcome']:,} players in; × is target ÷ p99",
         *_table(rows),
         "",
+        *_show_fewer(found),
         "beside it:",
     ]
     others = [
@@ -79,6 +80,24 @@ def show_operations(found: Mapping[str, Any]) -> str:
         f"errors: {errors or 'none'}; unanswered: {found['socket']['unanswered']}; void: {found['socket']['voids']}"
     )
     return "\n".join(lines)
+
+
+def _show_fewer(found: Mapping[str, Any]) -> list[str]:
+    """The same operations while fewer others use the same cores."""
+    if "socket_fewer" not in found:
+        return []
+    alone, with_api = (part["times"] for part in found["socket_fewer"].values())
+    rows = [("p50 / p99 in ms of", *found["socket_fewer"], "and analytics (as above)")]
+    for name, _, of_socket, of_api in OPERATIONS:
+        rows.append((f"{name}, by socket", *_pairs(of_socket, alone, with_api, found["socket"]["times"])))
+        rows.append((f"{name}, Python API", *_pairs(of_api, {}, found["api_fewer"]["times"], found["api"]["times"])))
+    return [*_table(rows), ""]
+
+
+def _pairs(operation: str, *parts: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [
+        f"{_ms(part[operation]['p50'])} / {_ms(part[operation]['p99'])}" if operation in part else "-" for part in parts
+    ]
 
 
 def show_cache(found: Mapping[str, Any]) -> str:
