@@ -17,7 +17,17 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fixed_rates, fsync, idle_memory, resume_storm, saturation, saved_lag, side_by_side, viewer
+from benchmarks import (
+    fixed_rates,
+    fsync,
+    idle_memory,
+    player_search,
+    resume_storm,
+    saturation,
+    saved_lag,
+    side_by_side,
+    viewer,
+)
 from benchmarks.accounts import is_supported
 from benchmarks.bars import list_rows
 from benchmarks.installation import Cores
@@ -37,6 +47,7 @@ PARTS: dict[str, tuple[str, Callable[[Plan], Awaitable[dict[str, Any]]]]] = {
     "fsync": ("appendfsync always against everysec", fsync.run),
     "idle": ("memory of the gateway and of Redis per session", idle_memory.run),
     "viewer": ("what somebody who watches costs those who play, in turns with nobody", viewer.run),
+    "search": ("how long an operator's search takes among 10,000 players", player_search.run),
     "flush": ("what one flusher saves per second", run_flush),
     "micro": ("CPU of each station of one update", run_micro),
 }

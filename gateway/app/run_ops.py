@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import sys
 import time
@@ -52,6 +53,9 @@ from persistence.player_progress import PlayerProgress
 DATABASE_CONNECTIONS = 6
 REQUESTS_MAX = 512
 """Requests and live feeds at once; past it 503, so that memory has a bound."""
+
+GC_THRESHOLDS = (10_000, 50, 100)
+"""The rows of ten thousand sessions hold no cycles, and a search would wait for a full collection over them."""
 
 log = get_logger("ops")
 
@@ -103,6 +107,10 @@ async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
         server = OpsServer(app, listener, connections_max=REQUESTS_MAX)
         await server.start()
         stack.push_async_callback(server.stop)
+        # What was imported and built until here lives as long as the process: no collection needs to look at it.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
         ops_port = int(listener.getsockname()[1])
         inheritance.report_ready(ops_port=ops_port, needs_setup=await _needs_setup(services.operators))
         log.info("started", ops_port=ops_port)

@@ -15,7 +15,7 @@ from starlette.routing import BaseRoute
 from gateway.liveops import console_files
 from gateway.liveops.errors import install_error_handlers
 from gateway.liveops.guards import Guards
-from gateway.liveops.routes import accounts, actions, data, live, players
+from gateway.liveops.routes import accounts, actions, data, live, players, search
 from gateway.liveops.services import Services
 
 ROUTERS: tuple[APIRouter, ...] = (
@@ -23,6 +23,7 @@ ROUTERS: tuple[APIRouter, ...] = (
     actions.router,
     live.router,
     players.router,
+    search.router,
     data.router,
     console_files.router,
 )

@@ -91,6 +91,7 @@ class Services:
         self.hub.extra = {"health": health, "quarantined": quarantined}
 
 
-def get_services(request: Request) -> Services:
+async def get_services(request: Request) -> Services:
+    """Async only so that the framework calls it here: a plain function it hands to a thread, and waits for that."""
     services: Services = request.app.state.services
     return services

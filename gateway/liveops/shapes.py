@@ -25,7 +25,7 @@ def iso(at: datetime | None) -> str | None:
     """ISO 8601 in UTC with ms."""
     if at is None:
         return None
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03}Z"
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def iso_ms(at_ms: float | None) -> str | None:
@@ -77,6 +77,14 @@ def parse_player(text: str) -> str:
         return str(uuid.UUID(text))
     except ValueError:
         raise invalid("player: is no UUID", "the player's id is the `sub` of their tokens") from None
+
+
+def find_ids(begin: str) -> tuple[uuid.UUID, uuid.UUID] | None:
+    """The lowest and the highest id that begins so, in small letters; None when none does."""
+    digits = begin.replace("-", "")
+    if len(digits) > 32 or any(digit not in "0123456789abcdef" for digit in digits):
+        return None
+    return uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
 
 
 def parse_instant(name: str, text: str | None) -> datetime | None:

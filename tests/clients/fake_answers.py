@@ -252,6 +252,10 @@ async def answer(request: Request) -> Response:
             search = request.query_params.get("search", "")
             items = [one for one in map(session, range(100)) if one["user_id"].startswith(search)]
             found = {"items": items[:50], "total": len(items), "next_cursor": "50" if len(items) > 50 else None}
+        case ["search"]:
+            text = request.query_params.get("text", "")
+            facts = {"is_here": True, "state": "playing", "experience": EXPERIENCE, "device": "phone", "is_by_id": True}
+            found = {"items": [{"user_id": p} | facts for p in PLAYERS if p.startswith(text)][:8], "unavailable": []}
         case ["players"]:
             search = request.query_params.get("search", "")
             found = {"items": [{"user_id": p} for p in PLAYERS if p.startswith(search)][:8], "next_cursor": None}

@@ -14,7 +14,7 @@ from gateway.liveops.live.table import Table
 from gateway.sessions import viewing
 from persistence.viewing import Wants, parse_wants
 from tests.integration.gateway_rig import EXPERIENCE, Rig, new_user, run_flusher, run_rig
-from tests.integration.ops_rig import OpsRig, run_ops_rig
+from tests.integration.ops_rig import Client, OpsRig, run_ops_rig
 from tests.integration.test_gateway_outages import away
 from tests.servers import Servers
 from tests.waiting import wait_until
@@ -52,6 +52,37 @@ async def test_a_session_is_found_by_what_is_typed_and_shows_how_far_it_is(rig: 
         assert (await viewer.get("/api/v1/sessions", experience="another")).json["total"] == 0
         near = (await viewer.get("/api/v1/sessions", near="37.12,-122.65,2000")).json["items"]
         assert [one["user_id"] for one in near] == [alice]
+
+
+async def test_what_is_typed_finds_players_by_their_id_first_and_those_who_are_there_before_others(
+    rig: Rig, ops: OpsRig
+) -> None:
+    viewer = await ops.somebody()
+    here, away = (f"abcabc{digit}{new_user()[7:]}" for digit in "21")
+    named = "0" + new_user()[1:]
+    async with rig.player(away) as leaving:
+        await leaving.send({"t": "leave"})
+        await leaving.close_code()
+    async with rig.player(here, device="tablet-9"), rig.player(named, device="ABCABC-phone"):
+
+        async def search(text: str, **query: int) -> list[tuple[str, bool, bool]]:
+            found = (await viewer.get("/api/v1/search", text=text, **query)).json
+            assert found["unavailable"] == []
+            return [(item["user_id"], item["is_here"], item["is_by_id"]) for item in found["items"]]
+
+        await wait_until("the session that was left is gone", lambda: _is_gone(viewer, away))
+        assert await search(" ABCabc ") == [(here, True, True), (away, False, True), (named, True, False)]
+        assert await search("abcabc", limit=2) == [(here, True, True), (away, False, True)]
+        assert await search("abcabc", limit=1) == [(here, True, True)]
+        assert await search("tablet") == [(here, True, False)] and await search("tabl") == []
+        assert await search(away) == [(away, False, True)]
+        assert await search("  ") == [] and await search("nobody is called so") == []
+        (item,) = (await viewer.get("/api/v1/search", text=here)).json["items"]
+        assert (item["state"], item["experience"], item["device"]) == ("playing", EXPERIENCE, "tablet-9")
+
+
+async def _is_gone(viewer: Client, user: str) -> bool:
+    return (await viewer.get("/api/v1/sessions", search=user)).json["total"] == 0
 
 
 async def test_pages_of_sessions_hold_everybody_once_in_the_order_that_was_asked_for(rig: Rig, ops: OpsRig) -> None:
@@ -352,6 +383,8 @@ async def test_the_ops_port_outlives_postgres_and_redis_and_says_what_to_do(
                 answer = await viewer.get("/api/v1/audit")
                 assert (answer.status, answer.code) == (503, "STORE_UNAVAILABLE") and answer.headers["retry-after"]
                 assert (await viewer.get("/api/v1/sessions", search=user)).json["total"] == 1
+                found = (await viewer.get("/api/v1/search", text=user[:9])).json
+                assert found["unavailable"] == ["postgresql"] and found["items"][0]["user_id"] == user
                 page = (await viewer.get(f"/api/v1/players/{user}")).json
                 assert page["unavailable"] == ["postgresql"] and page["live"]["experience"] == EXPERIENCE
 

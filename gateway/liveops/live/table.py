@@ -18,6 +18,8 @@ from persistence.viewing import Row
 
 ROWS_MAX = 100_000
 SNAPSHOT_S = 1.0
+DEVICE_CHARS_MIN = 5
+"""Two letters are in nearly every device."""
 STATES = ("playing", "suspended", "recovering", "disconnected")
 METRES_PER_DEGREE = 111_320.0
 COARSE_DECIMALS = 3
@@ -68,6 +70,23 @@ class Snapshot:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def list_meant(self, text: str, limit: int) -> list[Row]:
+        """
+        Whom somebody may mean who has typed this much: whose own id begins so, then whose session's does or whose
+        device has it in its name; in both halves those who were heard last come first.
+        """
+        text = text.lower()
+        by_id = [row for row in self._rows if row.user_id.startswith(text)]
+        best = heapq.nlargest(limit, by_id, key=SORTS["last_activity"])
+        if len(best) < limit and len(text) >= DEVICE_CHARS_MIN:
+            others = [
+                row
+                for row in self._rows
+                if (row.session_id.startswith(text) or text in row.device.lower()) and not row.user_id.startswith(text)
+            ]
+            best += heapq.nlargest(limit - len(best), others, key=SORTS["last_activity"])
+        return best
 
     def list_page(
         self, query: SessionQuery, now_ms: int, limit: int, after: tuple[Any, str] | None = None

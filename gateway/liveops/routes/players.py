@@ -21,6 +21,7 @@ from gateway.liveops.shapes import (
     Cursor,
     Limit,
     UserId,
+    find_ids,
     iso,
     iso_ms,
     make_cursor,
@@ -62,15 +63,12 @@ async def list_players(
     cursor: Cursor = None,
 ) -> dict[str, Any]:
     """Players by the begin of their id, whether they are there now or not."""
-    digits = search.strip().lower().replace("-", "")
-    if any(digit not in "0123456789abcdef" for digit in digits) or len(digits) > 32:
+    ids = find_ids(search.strip().lower())
+    if ids is None:
         raise invalid("search: a player's id is made of 0-9, a-f and -", "type the begin of an id")
     place = read_cursor(cursor, str)
     after = None if place is None else _uuid_of(place[0])
-    low, high = uuid.UUID(digits.ljust(32, "0")), uuid.UUID(digits.ljust(32, "f"))
-    rows = await services.cold.call(
-        "list_players", lambda c: c.fetch(_sql["list_players"], low, high, after, limit + 1)
-    )
+    rows = await services.cold.call("list_players", lambda c: c.fetch(_sql["list_players"], *ids, after, limit + 1))
     items = [
         {
             "user_id": str(row["id"]),

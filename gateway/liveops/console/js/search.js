@@ -8,8 +8,6 @@ import { Badge } from "./ui.js";
 const PAGES = [["overview", "Overview"], ["players", "Players now"], ["map", "Map"], ["events", "Live events"], ["analytics", "Analytics"],
   ["dead-letters", "Dead letters"], ["audit", "Audit"], ["maintenance", "Maintenance"]];
 const FOUND_MAX = 8;
-const SESSIONS_MAX = 100;
-const DEVICE_CHARS_MIN = 5; // two letters are in nearly every device
 
 export function Search({ onClose }) {
   const [text, setText] = useState("");
@@ -25,19 +23,8 @@ export function Search({ onClose }) {
     setChosen(0);
     if (!settled) return setFound({ text: "", items: [], error: null });
     const stop = new AbortController();
-    const ask = (path, limit) => get(path, { search: settled, limit }, stop.signal);
-    // Who plays now comes first: that is who one is mostly asked about.
-    // A player's id is hexadecimal; anything else can only be a page, or part of a device.
-    const isId = /^[0-9a-f-]{1,36}$/i.test(settled);
-    Promise.all([ask("sessions", SESSIONS_MAX), isId ? ask("players", FOUND_MAX) : { items: [] }]).then(
-      ([sessions, players]) => {
-        const items = new Map(players.items.map((one) => [one.user_id, one]));
-        const playing = sessions.items.map((one) => [one.user_id, { ...items.get(one.user_id), ...one }]);
-        // Sessions are found by their device, too; whose own id begins so comes before.
-        const all = [...new Map(playing).values(), ...[...items.values()].filter((one) => !playing.some(([id]) => id === one.user_id))];
-        const isById = (one) => one.user_id.startsWith(settled.toLowerCase());
-        setFound({ text: settled, items: [...all.filter(isById), ...all.filter((one) => !isById(one) && settled.length >= DEVICE_CHARS_MIN)].slice(0, FOUND_MAX), error: null });
-      },
+    get("search", { text: settled, limit: FOUND_MAX }, stop.signal).then(
+      (data) => setFound({ text: settled, items: data.items, isPart: data.unavailable.length > 0, error: null }),
       (error) => !stop.signal.aborted && setFound({ text: settled, items: [], error }),
     );
     return () => stop.abort();
@@ -45,7 +32,7 @@ export function Search({ onClose }) {
 
   const pages = PAGES.filter(([, title]) => text && title.toLowerCase().includes(text.trim().toLowerCase()));
   const choices = [
-    ...found.items.map((one) => ({ key: one.user_id, go: () => goTo("player", [one.user_id], { experience: one.experience }), view: html`<span class="id">${one.user_id}</span> ${one.state ? html`<${Badge} value=${one.state} />` : one.is_here && html`<${Badge} value="here" tone="good" />`} <span class="dim">${one.experience ?? ""}${one.user_id.startsWith(found.text.toLowerCase()) ? "" : `, device ${one.device}`}</span>` })),
+    ...found.items.map((one) => ({ key: one.user_id, go: () => goTo("player", [one.user_id], { experience: one.experience }), view: html`<span class="id">${one.user_id}</span> ${one.state && html`<${Badge} value=${one.state} />`} <span class="dim">${one.experience ?? ""}${one.is_by_id ? "" : `, device ${one.device}`}</span>` })),
     ...pages.map(([name, title]) => ({ key: name, go: () => goTo(name), view: html`<span class="dim">page</span> ${title}` })),
   ];
   const take = (choice) => {
@@ -75,7 +62,7 @@ export function Search({ onClose }) {
     <p class="dim hint" role="status">${
       found.error ? `${found.error.message} ${found.error.next}`
       : isBusy ? "Searching …"
-      : text.trim() && !choices.length ? "Nobody's id begins like this."
+      : text.trim() && !choices.length ? (found.isPart ? "Of those who play now, nobody's id begins like this. Postgres does not answer, so nobody else is found." : "Nobody's id begins like this.")
       : "↑ ↓ to choose, Enter to open, Esc to close"}</p>
   </dialog>`;
 }
