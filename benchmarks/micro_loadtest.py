@@ -174,6 +174,7 @@ class Crowd:
                     socket.data_received(ack)
                 for socket, _, saved in answers:
                     socket.data_received(saved)
+                self.game.tally.fold()
         tally = self.game.tally
         assert tally.made == tally.accepted == tally.saved, "every update was answered"
         return tally.made - made

@@ -43,9 +43,14 @@ class Game:
     failure: str | None = None
 
     has_disks: bool = field(init=False)
+    may_go_away: bool = field(init=False)
+    pace: float = field(init=False)  # how much faster than by itself the scenario is to go
 
     def __post_init__(self) -> None:
         self.has_disks = self.mud.needs_journals
+        self.may_go_away = bool(self.drop_rate or self.offline_rate)
+        natural = self.scenario.updates_per_s
+        self.pace = self.rate_per_s / natural if self.rate_per_s and natural else 1.0
 
     def fail(self, fault: Exception) -> None:
         """The scenario itself is broken: there is nothing to play any more."""
@@ -57,9 +62,3 @@ class Game:
     @property
     def over_ms(self) -> float:
         return self.play_from_ms + self.seconds * 1000
-
-    @property
-    def pace(self) -> float:
-        """How much faster than by itself the scenario is to go."""
-        natural = self.scenario.updates_per_s
-        return self.rate_per_s / natural if self.rate_per_s and natural else 1.0

@@ -6,27 +6,35 @@ milliseconds of the wall clock as floats; `scheduled_ms` is when the update was 
 slow gateway cannot hide behind a player that waits for it.
 
 Promise: with `is_crash_safe` each record is handed to the operating system before anything depends on it, so that a
-SIGKILL of this process loses none; reading cuts a torn last line. An ack that a killed process had not noted yet is
+SIGKILL of this process loses none; reading cuts a torn last record. An ack that a killed process had not noted yet is
 missing from its history: the audit then demands less, never too much.
+
+A file is one msgpack array after the other; an update is in it as the bytes that its client put into the journal.
+`python -m loadtest.history FILE` prints one as lines of JSON.
 
 Not here: who plays (player.py), what is wrong (audit.py).
 """
 
 from __future__ import annotations
 
-import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgpack
 from pydantic_core import to_json
 
 
 def now_ms() -> float:
-    return time.time_ns() / 1_000_000
+    return time.time() * 1000
+
+
+# Of one record: an update, or the numbers of all updates that a journal can hold.
+_RECORD_BYTES_MAX = 16 * 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -173,21 +181,26 @@ class PlayerHistory:
 
 
 class HistoryWriter:
-    """Appends what players of one process do to a file; one JSON array in a line."""
+    """Appends what players of one process do to a file."""
 
-    BUFFER_BYTES_MAX = 256 * 1024
+    # A second's worth at most is kept back anyway; a made update has some hundred bytes.
+    RECORDS_MAX = 1024
 
     def __init__(self, path: Path, *, is_crash_safe: bool) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
-        self._is_crash_safe = is_crash_safe
-        self._buffer = bytearray()
+        self._records_max = 1 if is_crash_safe else self.RECORDS_MAX
+        self._records = 0
+        # It keeps what it packed until `flush`: no object for each record. What could not be packed would take the
+        # others with it, so only numbers, texts and bytes get here.
+        self._packer = msgpack.Packer(autoreset=False)
+        self._pack = self._packer.pack
 
     def add_player(self, player: int, user_id: str, experience: str) -> None:
-        self._write(["player", player, user_id, experience])
+        self._write(("player", player, user_id, experience))
 
     def add_refused(self, player: int) -> None:
         """An update that was due could not be made."""
-        self._write(["refused", player])
+        self._write(("refused", player))
 
     def add_made(self, player: int, step: Step) -> None:
         due_ms, code = step.scheduled_ms, step.expected_code
@@ -208,38 +221,54 @@ class HistoryWriter:
         is_away: bool,
     ) -> None:
         """`add_made` for those who have no step."""
-        self._write(["made", player, device, seq, event, effects, made_ms, scheduled_ms, expected_code, is_away])
+        payload = msgpack.packb({"event": event, "effects": effects})
+        self.note_payload(player, device, seq, payload, made_ms, scheduled_ms, expected_code, is_away)
+
+    def note_payload(
+        self,
+        player: int,
+        device: str,
+        seq: int,
+        payload: bytes,
+        made_ms: float,
+        scheduled_ms: float | None,
+        expected_code: int | None,
+        is_away: bool,
+    ) -> None:
+        """`add_made` for those who have the update as msgpack: a map of `event` and `effects`, other keys ignored."""
+        self._write(("made", player, device, seq, payload, made_ms, scheduled_ms, expected_code, is_away))
 
     def add_unmade(self, player: int, device: str, first_seq: int) -> None:
         """What was made from this number on never left the phone, and is gone; the numbers are used again."""
-        self._write(["unmade", player, device, first_seq])
+        self._write(("unmade", player, device, first_seq))
 
     def add_accepted(self, player: int, device: str, seq: int, at_ms: float) -> None:
-        self._write(["accepted", player, device, seq, at_ms])
+        self._write(("accepted", player, device, seq, at_ms))
 
     def add_saved(self, player: int, device: str, seq: int, at_ms: float) -> None:
-        self._write(["saved", player, device, seq, at_ms])
+        self._write(("saved", player, device, seq, at_ms))
 
     def add_void(self, player: int, device: str, seq: int, code: int) -> None:
-        self._write(["void", player, device, seq, code])
+        self._write(("void", player, device, seq, code))
 
     def add_stream_reset(self, player: int, old_device: str, new_device: str, renumbered: dict[int, int]) -> None:
-        self._write(["reset", player, old_device, new_device, sorted(renumbered.items())])
+        self._write(("reset", player, old_device, new_device, sorted(renumbered.items())))
 
     def add_welcome(self, player: int, reason: str) -> None:
         """Back after a lost connection: "resumed", or why a new session began."""
-        self._write(["welcome", player, reason])
+        self._write(("welcome", player, reason))
 
     def add_error(self, player: int, code: int) -> None:
-        self._write(["error", player, code])
+        self._write(("error", player, code))
 
     def add_close(self, player: int, code: int) -> None:
-        self._write(["close", player, code])
+        self._write(("close", player, code))
 
     def flush(self) -> None:
-        """Hand what is buffered to the operating system."""
-        view = memoryview(bytes(self._buffer))
-        self._buffer.clear()
+        """Hand what is kept back to the operating system."""
+        view = memoryview(self._packer.bytes())
+        self._packer.reset()
+        self._records = 0
         while view:
             view = view[os.write(self._file, view) :]
 
@@ -247,10 +276,10 @@ class HistoryWriter:
         self.flush()
         os.close(self._file)
 
-    def _write(self, record: list[Any]) -> None:
-        # A tenth of what json.dumps takes, and this is written three times for each update.
-        self._buffer += to_json(record, inf_nan_mode="constants") + b"\n"
-        if self._is_crash_safe or len(self._buffer) >= self.BUFFER_BYTES_MAX:
+    def _write(self, record: tuple[Any, ...]) -> None:
+        self._pack(record)
+        self._records += 1
+        if self._records >= self._records_max:
             self.flush()
 
 
@@ -271,12 +300,25 @@ def read_histories(paths: Iterable[Path]) -> list[PlayerHistory]:
 
 def _read_file(path: Path) -> dict[int, PlayerHistory]:
     players: dict[int, PlayerHistory] = {}
-    with path.open("rb") as file:
-        for line in file:
-            if not line.endswith(b"\n"):
-                break  # torn: the process was killed while writing it
-            _read_record(players, json.loads(line))
+    for record in _list_records(path):
+        _read_record(players, record)
     return players
+
+
+def _list_records(path: Path) -> Iterator[list[Any]]:
+    """Every whole record; raises ValueError for what is none."""
+    with path.open("rb") as file:
+        records = msgpack.Unpacker(file, max_buffer_size=_RECORD_BYTES_MAX)
+        while True:
+            try:
+                record = records.unpack()
+            except msgpack.OutOfData:
+                return  # the end, or torn: the process was killed while writing it
+            except (ValueError, msgpack.UnpackException) as fault:
+                raise ValueError(f"{path} is no history: {fault}") from fault
+            if not isinstance(record, list):
+                raise ValueError(f"{path} is no history: {record!r}")
+            yield record
 
 
 def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
@@ -289,8 +331,9 @@ def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
         case "refused":
             history.offered += 1
         case "made":
-            device, seq, event, effects, made_ms, scheduled_ms, expected_code, is_away = rest
-            step = Step(device, seq, event, effects, made_ms, scheduled_ms)
+            device, seq, payload, made_ms, scheduled_ms, expected_code, is_away = rest
+            body = msgpack.unpackb(payload)
+            step = Step(device, seq, body.get("event"), body.get("effects"), made_ms, scheduled_ms)
             step.expected_code, step.is_away = expected_code, is_away
             history.add_made(step)
             history.offered += 1
@@ -330,3 +373,16 @@ def note_untold_voids(histories: Sequence[PlayerHistory]) -> int:
                 step.void_code = step.expected_code
                 untold += 1
     return untold
+
+
+def main(paths: Sequence[str]) -> int:
+    """Print files as lines of JSON, for people and their tools."""
+    for path in paths:
+        for record in _list_records(Path(path)):
+            shown = [msgpack.unpackb(part) if isinstance(part, bytes) else part for part in record]
+            sys.stdout.buffer.write(to_json(shown, inf_nan_mode="constants") + b"\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -16,7 +16,7 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 VALUE_US_MAX = 86_400_000_000
 
@@ -72,6 +72,27 @@ class Histogram:
         self.sum_us += us
         if us > self.max_us:
             self.max_us = us
+
+    def record_ms(self, values_ms: Sequence[float]) -> None:
+        """`record` of many, in milliseconds: a quarter of the price."""
+        counts, find = self._counts, self._counts.get
+        sum_us = 0
+        max_us = self.max_us
+        for value_ms in values_ms:
+            us = int(value_ms * 1000)
+            if us < 0:
+                us = 0
+            elif us > VALUE_US_MAX:
+                us = VALUE_US_MAX
+            shift = us.bit_length() - _WHOLE_BITS
+            index = us if shift <= 0 else (shift << _HALF_BITS) + (us >> shift)
+            counts[index] = find(index, 0) + 1
+            sum_us += us
+            if us > max_us:
+                max_us = us
+        self.count += len(values_ms)
+        self.sum_us += sum_us
+        self.max_us = max_us
 
     def add(self, other: Histogram) -> None:
         counts = self._counts

@@ -11,6 +11,7 @@ from typing import Any
 from loadtest.history import HistoryWriter, now_ms
 from loadtest.tally import Tally
 from protocol.client.player_client import PlayerListener
+from protocol.codec import MSGPACK
 
 # A connection that ended without a close frame; the number WebSocket libraries use for it.
 NO_CLOSE_FRAME = 1006
@@ -44,16 +45,15 @@ class Recording(PlayerListener):
         self.clock_skew_ms = 0
         self.on_stop: Any = None
 
-    def on_made(self, device: str, seq: int, frame: dict[str, Any]) -> None:
+    def on_journaled(self, device: str, seq: int, payload: bytes, body: dict[str, Any]) -> None:
         due_ms, expected_code = self.making
-        event = frame.get("event")
-        if event is not None and self.clock_skew_ms and "at" in event:
-            # The history has the time that it really was: the one that must be stored.
-            event = {**event, "at": event["at"] - self.clock_skew_ms}
+        if self.clock_skew_ms:
+            event = body.get("event")
+            if event is not None and "at" in event:
+                # The history has the time that it really was: the one that must be stored.
+                payload = MSGPACK.encode({**body, "event": {**event, "at": event["at"] - self.clock_skew_ms}})
         is_away = self.is_away
-        self._writer.note_made(
-            self._index, device, seq, event, frame.get("effects"), now_ms(), due_ms, expected_code, is_away
-        )
+        self._writer.note_payload(self._index, device, seq, payload, now_ms(), due_ms, expected_code, is_away)
         self._tally.made += 1
         self._due.append(0.0 if is_away else due_ms)
 
@@ -78,23 +78,26 @@ class Recording(PlayerListener):
     def on_accepted(self, device: str, seq: int, at_ms: float) -> None:
         now = now_ms()
         self._writer.add_accepted(self._index, device, seq, now)
-        if seq > self._accepted:
-            self._tally.accepted += seq - self._accepted
-            for number in range(max(self._accepted, self._saved) + 1, seq + 1):
-                due_ms = self._due[number - self._saved - 1]
+        before, saved = self._accepted, self._saved
+        if seq > before:
+            tally = self._tally
+            tally.accepted += seq - before
+            for due_ms in self._due[(before if before > saved else saved) - saved : seq - saved]:
                 if due_ms:
-                    self._tally.ack.record((now - due_ms) * 1000)
+                    tally.note_ack_ms(now - due_ms)
             self._accepted = seq
 
     def on_saved(self, device: str, seq: int) -> None:
         now = now_ms()
         self._writer.add_saved(self._index, device, seq, now)
-        if seq > self._saved:
-            self._tally.saved += seq - self._saved
-            for due_ms in self._due[: seq - self._saved]:
+        count = seq - self._saved
+        if count > 0:
+            tally, due = self._tally, self._due
+            tally.saved += count
+            for due_ms in due[:count]:
                 if due_ms:
-                    self._tally.save.record((now - due_ms) * 1000)
-            del self._due[: seq - self._saved]
+                    tally.note_save_ms(now - due_ms)
+            del due[:count]
             self._saved = seq
 
     def on_void(self, device: str, seq: int, code: int, message: str) -> None:

@@ -40,6 +40,7 @@ from loadtest.watch import Watch
 
 LEAVES_AT_ONCE_MAX = 50
 FILES_PER_PLAYER = 2
+FOLDS_PER_S = 10
 # Turns of the loop that a process gets to make what was due before the end.
 LAST_TURNS_MAX = 10_000
 
@@ -217,10 +218,13 @@ async def _limited(work: list[Coroutine[Any, Any, None]]) -> None:
 
 
 async def _tell_counts(players: list[Player], game: Game, samples: SamplesWriter | None) -> None:
-    at_s = asyncio.get_running_loop().time()
+    loop = asyncio.get_running_loop()
+    at_s = loop.time()
     while True:
-        at_s += 1
-        await asyncio.sleep(max(0.0, at_s - asyncio.get_running_loop().time()))
+        for _ in range(FOLDS_PER_S):
+            at_s += 1 / FOLDS_PER_S
+            await asyncio.sleep(max(0.0, at_s - loop.time()))
+            game.tally.fold()
         game.writer.flush()
         _take_sample(players, game, samples)
 

@@ -135,9 +135,9 @@ class Player:
         game, steps = self._game, self._steps
         if steps is None or self._is_gone:
             return
-        now = game.schedule.turn_ms
+        now, over_ms, pace = game.schedule.turn_ms, game.over_ms, game.pace
         for _ in range(STEPS_AT_ONCE_MAX):
-            if game.is_over or self._due_ms >= game.over_ms:
+            if game.is_over or self._due_ms >= over_ms:
                 return
             try:
                 step = next(steps, None)
@@ -148,21 +148,22 @@ class Player:
                 self._steps = None
                 return
             if type(step) is Pause:
-                seconds = step.seconds
-                if step.is_think and game.think_s is not None:
+                seconds, is_think, is_fixed = step
+                if is_think and game.think_s is not None:
                     seconds = game.think_s.draw(self.random)
-                self._due_ms += max(0.0, seconds) / (1.0 if step.is_fixed else game.pace) * 1000
+                if seconds > 0:
+                    self._due_ms += seconds * 1000 / (1.0 if is_fixed else pace)
                 if self._due_ms > now:
                     game.schedule.at(self._due_ms, self._go_on)
                     return
+            elif type(step) is Update:
+                self._make(step)
             else:
                 self._do(step)
         game.schedule.at(max(now, self._due_ms), self._go_on)
 
     def _do(self, step: Doing) -> None:
-        if type(step) is Update:
-            self._make(step)
-        elif type(step) is Suspend:
+        if type(step) is Suspend:
             if self.phone.client.connected:
                 self._job(lambda: self._suspend(step.expected_s))
         elif type(step) is Query:
@@ -190,23 +191,23 @@ class Player:
     # --- making updates ----------------------------------------------------------------------------------------------
 
     def _make(self, step: Update) -> None:
-        game, phone = self._game, self.phone
+        game, phone = self._game, self._phones[self._active]
+        event, effects, is_durable, past_s, expected_code = step
         recording = phone.recording
-        if game.drop_rate or game.offline_rate:
+        if game.may_go_away:
             self._perhaps_go_away()
         if not self._is_open or (self._link is not None and self._link.down_until_s):
             recording.is_away = True
-        recording.making = (self._due_ms, step.expected_code)
-        event = step.event
-        if event is not None and (step.past_s or "lat" in event or recording.clock_skew_ms):
-            at_ms = game.schedule.now_ms() - step.past_s * 1000 + recording.clock_skew_ms
+        recording.making = (self._due_ms, expected_code)
+        if event is not None and (past_s or "lat" in event or recording.clock_skew_ms):
+            at_ms = game.schedule.now_ms() - past_s * 1000 + recording.clock_skew_ms
             event = {**event, "at": int(at_ms)}
         try:
             if game.has_disks and not phone.client.is_running:
                 # A closed app makes updates all the same (offline-return): the journal takes them with the next.
                 self._job(lambda: self._make_closed(phone, event, step, recording.making))
             else:
-                phone.client.make(event, step.effects, step.is_durable)
+                phone.client.make(event, effects, is_durable)
         except (JournalFull, JournalBroken, UpdateRefused):
             self._refuse()
 

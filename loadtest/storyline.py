@@ -10,13 +10,13 @@ Pure; when steps are made is up to simulation.py.
 
 from __future__ import annotations
 
-import bisect
-import itertools
+import functools
 import random
 from collections.abc import Callable
 
 from loadtest.experience import Experience, distance_m
 from loadtest.scenario import Update
+from protocol.experience import Waypoint
 
 # What there is to play with in an experience that says nothing of it.
 ITEMS = tuple(f"item_{number:02}" for number in range(24))
@@ -44,6 +44,7 @@ class Story:
         "_collectibles",
         "_is_completed",
         "_items",
+        "_legs_m",
         "_quests",
         "_rng",
         "_visits",
@@ -52,6 +53,7 @@ class Story:
 
     def __init__(self, experience: Experience, rng: random.Random) -> None:
         self._waypoints = experience.waypoints
+        self._legs_m = _measure_legs(experience.waypoints)
         self._items = experience.items or ITEMS
         self._collectibles = experience.collectibles or COLLECTIBLES
         self._quests = experience.quests or QUESTS
@@ -63,25 +65,27 @@ class Story:
         self._is_completed = False
 
     def next_step(self) -> StoryStep:
-        rng = self._rng
-        step = _CHAPTERS[bisect.bisect(_WEIGHTS, rng.random() * _WEIGHTS[-1])](self)
-        chance = rng.random()
+        # One number says both: which chapter, and how far into its place in the table.
+        place = self._rng.random() * _PLACES
+        number = int(place)
+        step = _CHAPTERS[number](self)
+        chance = place - number
         if chance < PAST_PART + DURABLE_PART:  # one in 25: the others are as they are
             if chance < PAST_PART:
-                return step._replace(past_s=rng.randrange(1, PAST_S_MAX))
+                return step._replace(past_s=self._rng.randrange(1, PAST_S_MAX))
             return step._replace(is_durable=True)
         return step
 
     def _visit(self) -> StoryStep:
-        before = self._waypoints[self._at]
-        self._at = (self._at + 1) % len(self._waypoints)
-        here = self._waypoints[self._at]
+        waypoints = self._waypoints
+        self._at = (self._at + 1) % len(waypoints)
+        here = waypoints[self._at]
         self._visits += 1
-        if self._visits > len(self._waypoints) and not self._is_completed:
+        if self._visits > len(waypoints) and not self._is_completed:
             self._is_completed = True
             return StoryStep({"type": "experience_completed", "data": {"visits": self._visits}})
-        walked_m = round(distance_m(before.lat, before.lng, here.lat, here.lng), 1)
-        data = {"distance_traveled": walked_m, "time_spent": self._rng.randrange(5, 240)}
+        walked_m = self._legs_m[self._at]
+        data = {"distance_traveled": walked_m, "time_spent": 5 + int(self._rng.random() * 235)}
         event = {
             "type": "waypoint_visited",
             "content_id": here.id,
@@ -98,7 +102,7 @@ class Story:
         return StoryStep({"type": "item_collected", "content_id": self._rng.choice(self._items)})
 
     def _collect_counted(self) -> StoryStep:
-        count = self._rng.randrange(1, 6)
+        count = 1 + int(self._rng.random() * 5)
         return StoryStep(
             {"type": "item_collected", "content_id": self._rng.choice(self._collectibles), "data": {"count": count}}
         )
@@ -187,5 +191,12 @@ _WEIGHED: tuple[tuple[Callable[[Story], StoryStep], int], ...] = (
     (Story._write_note, 1),
     (Story._break_rules, 1),
 )
-_CHAPTERS = tuple(chapter for chapter, _ in _WEIGHED)
-_WEIGHTS = tuple(itertools.accumulate(weight for _, weight in _WEIGHED))
+_CHAPTERS = tuple(chapter for chapter, weight in _WEIGHED for _ in range(weight))
+_PLACES = len(_CHAPTERS)
+
+
+@functools.lru_cache(maxsize=64)
+def _measure_legs(waypoints: tuple[Waypoint, ...]) -> tuple[float, ...]:
+    """How far it is to each waypoint from the one before it, the last before the first; the same for all players."""
+    before = (waypoints[-1], *waypoints[:-1])
+    return tuple(round(distance_m(a.lat, a.lng, b.lat, b.lng), 1) for a, b in zip(before, waypoints, strict=True))

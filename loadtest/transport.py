@@ -18,6 +18,7 @@ import base64
 import hashlib
 import os
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Final, cast
 from urllib.parse import urlsplit
@@ -36,6 +37,8 @@ _TEXT, _BINARY, _CLOSE, _PING, _PONG = 1, 2, 8, 9, 10
 # A client must mask; nothing that other people wrote is sent through caches here, so the mask may be zeros, which cost
 # nothing. A gateway unmasks them all the same.
 _MASK: Final = bytes(4)
+_SMALL_HEADS: Final = tuple(bytes((0x82, 0x80 | size)) + _MASK for size in range(126))
+_pack_head: Final = struct.Struct(">HHI").pack
 
 
 async def open_socket(
@@ -139,7 +142,11 @@ class LeanSocket(asyncio.Protocol):
     def write(self, payload: str | bytes, is_text: bool) -> None:
         if isinstance(payload, str):
             payload = payload.encode()
-        self._write(_frame(_TEXT if is_text else _BINARY, payload))
+        frame = _frame(_TEXT, payload) if is_text else _frame_binary(payload)
+        if self._link is not None:
+            self._write(frame)
+        elif self._transport is not None and not self._is_void:
+            self._transport.write(frame)
 
     def hang_up(self, code: int) -> None:
         if self._transport is not None and self._close_timer is None and not self._transport.is_closing():
@@ -175,6 +182,14 @@ class LeanSocket(asyncio.Protocol):
             self._link.sockets.add(self)
 
     def data_received(self, data: bytes) -> None:
+        if self._link is None and self._receive is not None and not self._rest:
+            size = len(data) - 2
+            if 0 <= size < 126 and data[0] == 0x82 and data[1] == size:  # one whole small message: nearly always
+                try:
+                    self._receive(data[2:])
+                except BaseException as fault:
+                    self._fail(fault)
+                return
         if self._is_void:
             return
         link = self._link
@@ -337,6 +352,15 @@ class LeanSocket(asyncio.Protocol):
     def _close_soon(self) -> None:
         assert self._transport is not None
         self._close_timer = self._loop.call_later(CLOSE_WAIT_S, self._transport.abort)
+
+
+def _frame_binary(payload: bytes) -> bytes:
+    size = len(payload)
+    if size < 126:
+        return _SMALL_HEADS[size] + payload
+    if size < 65536:
+        return _pack_head(0x82FE, size, 0) + payload
+    return _frame(_BINARY, payload)
 
 
 def _frame(opcode: int, payload: bytes) -> bytes:

@@ -101,10 +101,24 @@ class MsgpackCodec:
 
     def decode_ack(self, data: bytes) -> tuple[int, int, int] | None:
         """(seq, version, saved) of what `encode_ack` made, unless a number was too large for it; None for the rest."""
-        if len(data) != _ACK_BYTES or data[:12] != _ACK_SEQ or data[16:25] != _ACK_VERSION or data[29:36] != _ACK_SAVED:
+        if len(data) != _ACK_BYTES:
             return None
-        _, seq, _, version, _, saved = _unpack_ack(data)
+        head, seq, before_version, version, before_saved, saved = _unpack_ack(data)
+        if head != _ACK_SEQ or before_version != _ACK_VERSION or before_saved != _ACK_SAVED:
+            return None
         return seq, version, saved
+
+    def decode_saved(self, data: bytes) -> int | None:
+        """The number in a `saved` as `encode` makes it; None for the rest."""
+        if not data.startswith(_SAVED_SEQ):
+            return None
+        size = len(data)
+        if size == _SAVED_BYTES and data[-1] < 0x80:
+            return data[-1]
+        kind = _SAVED_KINDS.get(size)
+        if kind is None or data[_SAVED_BYTES - 1] != kind:
+            return None
+        return int.from_bytes(data[_SAVED_BYTES:], "big")
 
     def encode_ack(self, seq: int, version: int, saved: int) -> bytes:
         try:
@@ -157,6 +171,11 @@ _ACK_BYTES: Final = _ack_format.size
 _ACK_SEQ: Final = b"\x84\xa1t\xa3ack\xa3seq\xce"
 _ACK_VERSION: Final = b"\xa7version\xce"
 _ACK_SAVED: Final = b"\xa5saved\xce"
+
+# What stands before the number of a `saved`; the byte that says how long it is, by the length of the frame.
+_SAVED_SEQ: Final = b"\x82\xa1t\xa5saved\xa3seq"
+_SAVED_BYTES: Final = len(_SAVED_SEQ) + 1
+_SAVED_KINDS: Final = {_SAVED_BYTES + 1: 0xCC, _SAVED_BYTES + 2: 0xCD, _SAVED_BYTES + 4: 0xCE}
 
 # What stands before `seq` in an update, by how many fields its body has.
 _UPDATE_HEADS: Final = tuple(bytes((0x80 | 2 + fields,)) + b"\xa1t\xa6update\xa3seq" for fields in range(14))

@@ -6,13 +6,9 @@ from typing import Any, NamedTuple
 
 
 class Send(NamedTuple):
-    """
-    Write this frame to the socket. `payload`, where there is one, is the body of this update in msgpack, as the journal
-    holds it: a driver that speaks msgpack need not encode it again.
-    """
+    """Write this frame to the socket."""
 
     frame: dict[str, Any]
-    payload: bytes | None = None
 
 
 class Abort(NamedTuple):

@@ -50,6 +50,7 @@ from protocol.client.machine import (
     Welcomed,
     measure_msgpack,
 )
+from protocol.client.outbox import PLAIN_ACCEPTED, PLAIN_SAVED
 from protocol.client.token_source import TOKEN_WAIT_S, Token, TokenSource
 from protocol.client.waiting import Waiting, resolve
 from protocol.codec import MSGPACK, Codec, codec_for, codec_named
@@ -75,6 +76,7 @@ class ClientDriver:
         "_machine",
         "_next_connect",
         "_open_socket",
+        "_packed",
         "_query_count",
         "_renumbered",
         "_resets",
@@ -129,6 +131,7 @@ class ClientDriver:
         )
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connection: PlayerSocket | None = None
+        self._packed: PlayerSocket | None = None  # the same, if it speaks msgpack
         self._run_task: asyncio.Task[None] | None = None
         self._side_tasks: set[asyncio.Task[None]] | None = None
         self._timer: asyncio.Handle | None = None
@@ -171,7 +174,7 @@ class ClientDriver:
         finally:
             if self._connection is not None:
                 self._connection.abort()
-                self._connection = None
+                self._connection = self._packed = None
             if not self.stopped:
                 self._perform(machine.stop())
             self._come_to_rest()
@@ -198,34 +201,52 @@ class ClientDriver:
         connection.on_writable = self._on_writable
         self._connection = connection
         codec = codec_for(connection.subprotocol)
+        self._packed = connection if codec is MSGPACK and self._codec is MSGPACK else None
         try:
             self._set_clock()
             self._step(self._machine.connected(token, self._now_ms(), self._find_refresh_ms()))
             return await self._read(connection, codec)
         finally:
-            self._connection = None
+            self._connection = self._packed = None
             connection.on_writable = None
             connection.abort()
             self._waiting.note_disconnected()
 
     async def _read(self, connection: PlayerSocket, codec: Codec) -> int | None:
         machine = self._machine
+        assert self._loop is not None
+        now_s = self._loop.time
 
         def receive(message: str | bytes) -> None:
-            if codec is MSGPACK and type(message) is bytes:
-                ack = MSGPACK.decode_ack(message)
-                if ack is not None:
-                    self._perform(machine.heard_ack(*ack, self._now_ms()))
-                    # An answer moves deadlines away, and the timer looks again when it fires.
-                    if self._timer is None or machine.is_going:
-                        self._arm()
-                    return
-            self._step(machine.received(decode_server_frame(codec, message), self._now_ms()))
+            if codec is not MSGPACK or type(message) is not bytes or not self._hear_plain(message, int(now_s() * 1000)):
+                self._step(machine.received(decode_server_frame(codec, message), self._now_ms()))
 
         code = await connection.read_all(receive)
         if self._listener is not None:
             self._tell("on_close", code)
         return code
+
+    def _hear_plain(self, message: bytes, now_ms: int) -> bool:
+        """Nearly every frame is an ack or a `saved` from which nothing follows; False for any other."""
+        ack = MSGPACK.decode_ack(message)
+        if ack is not None:
+            seq, version, saved = ack
+            news = self._machine.heard_plain_ack(seq, version, saved, now_ms)
+            if news is None:
+                return False
+            if news & PLAIN_ACCEPTED:
+                self._note_accepted(seq)
+            if news & PLAIN_SAVED:
+                self._forget(saved)
+        else:
+            told = MSGPACK.decode_saved(message)
+            if told is None or not self._machine.heard_plain_saved(told, now_ms):
+                return False
+            self._forget(told)
+        # What was heard moves deadlines away, and the timer looks again when it fires.
+        if self._timer is None:
+            self._arm()
+        return True
 
     def _step(self, actions: list[Action]) -> None:
         self._perform(actions)
@@ -235,7 +256,7 @@ class ClientDriver:
         """Carry out what the machine decided, in order."""
         for action in actions:
             if type(action) is Send:
-                self._write(action.frame, action.payload)
+                self._write(action.frame)
             elif type(action) is Accepted:
                 self._note_accepted(action.seq)
             elif type(action) is Forget:
@@ -298,14 +319,10 @@ class ClientDriver:
             case _:
                 raise AssertionError(f"no such action: {action} in {machine.state}")
 
-    def _write(self, frame: dict[str, Any], payload: bytes | None) -> None:
+    def _write(self, frame: dict[str, Any]) -> None:
         connection = self._connection
-        if connection is None:
-            return
-        codec = codec_for(connection.subprotocol)
-        if payload is not None and codec is MSGPACK:
-            connection.write(MSGPACK.encode_update(frame["seq"], payload), False)
-        else:
+        if connection is not None:
+            codec = codec_for(connection.subprotocol)
             connection.write(codec.encode(frame), codec.is_text)
 
     def _on_writable(self, connection: PlayerSocket) -> None:

@@ -70,18 +70,38 @@ class Hearing(SessionMemory):
             out.extend(self._abort(f"impossible frame: {impossible}", now_ms))
         return out
 
-    def heard_ack(self, seq: int, version: int, saved: int, now_ms: int) -> list[Action]:
-        """`received` of an ack that names no voids: most frames are this one."""
-        if self.state is not MachineState.PLAYING:
-            return self.received({"t": "ack", "seq": seq, "version": version, "saved": saved}, now_ms)
-        out: list[Action] = []
+    def heard_plain_ack(self, seq: int, version: int, saved: int, now_ms: int) -> int | None:
+        """
+        The short way of `received` for an ack that names no voids: a sum of `PLAIN_ACCEPTED` (say so: everything up to
+        `seq` is accepted) and then `PLAIN_SAVED` (let the journal forget up to `saved`). None: nothing was done,
+        because something else may follow from it; ask `received`.
+        """
+        if (
+            self.state is not MachineState.PLAYING
+            or self._close_by_ms is not None
+            or self._drain_from_ms is not None
+            or self._suspend_s is not None
+            or self.is_leaving
+        ):
+            return None
+        news = self._outbox.take_plain_ack(seq, saved, now_ms)
+        if news is not None:
+            self._heard_ms = now_ms
+            self._probe_by_ms = None
+            if version > self.version:
+                self.version = version
+        return news
+
+    def heard_plain_saved(self, seq: int, now_ms: int) -> bool:
+        """
+        The short way of `received` for a `saved`: True: let the journal forget up to `seq`. False: nothing was done;
+        ask `received`.
+        """
+        if self.state is not MachineState.PLAYING or not self._outbox.take_plain_saved(seq):
+            return False
         self._heard_ms = now_ms
         self._probe_by_ms = None
-        try:
-            self._take_ack(seq, version, saved, None, now_ms, out)
-        except Impossible as impossible:
-            out.extend(self._abort(f"impossible frame: {impossible}", now_ms))
-        return out
+        return True
 
     # --- where the stream stands -------------------------------------------------------------------------------------
 

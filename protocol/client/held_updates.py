@@ -52,12 +52,17 @@ class HeldUpdates:
             raise ValueError("an update has a payload")
         if len(self.payloads) >= self.entries_max or self.size_bytes + len(payload) > self.bytes_max:
             raise JournalFull(len(self.payloads), self.size_bytes)
-        self.made += 1
-        self.payloads[self.made] = payload
+        self.made = seq = self.made + 1
+        self.payloads[seq] = payload
         self.size_bytes += len(payload)
-        return self.made
+        return seq
 
     def list_after(self, seq: int, limit: int) -> list[tuple[int, bytes]]:
+        if limit == 1 and self.saved <= seq < self.made:  # nearly always
+            seq += 1
+            if seq > self.exposed:
+                self.exposed = seq
+            return [(seq, self.payloads[seq])]
         first = max(seq, self.saved) + 1
         last = min(self.made, first + min(limit, LIST_MAX) - 1)
         if last > self.exposed:

@@ -16,6 +16,13 @@ class PlayerListener:
     def on_made(self, device: str, seq: int, frame: dict[str, Any]) -> None:
         """An update has its number and stands in the journal; it is synced before it is sent."""
 
+    def on_journaled(self, device: str, seq: int, payload: bytes, body: dict[str, Any]) -> None:
+        """
+        The same for those who want the bytes: `payload` is what the journal holds, `body` encoded as msgpack. Override
+        this or `on_made`, which is called from here.
+        """
+        self.on_made(device, seq, {"t": "update", "seq": seq, **body})
+
     def on_unmade(self, device: str, seq: int) -> None:
         """The disk refused an update before it was ever sent: its number goes to the next one."""
 

@@ -180,16 +180,25 @@ class SessionMachine(Hearing):
             self._backoff.reset()  # it was our choice to go
         return [Connect(self._backoff.next_wait_ms(retry_ms), fresh)]
 
-    def made(self, payload: bytes, frame: dict[str, Any], now_ms: int) -> list[Action]:
+    def send_made(self, seq: int, now_ms: int) -> bytes | None:
         """
-        `journal_synced` for an update that was made and synced right now: `payload` is the very one that was appended,
-        `frame` what it is on the wire.
+        The short way of `journal_synced` for update `seq`, which was just made: what to write now, its payload as the
+        journal holds it. None: nothing was done, because something else may follow from it; ask `journal_synced`.
         """
-        self._outbox.fresh = (payload, frame)
-        try:
-            return self.journal_synced(now_ms)
-        finally:
-            self._outbox.fresh = None
+        if (
+            self.state is not MachineState.PLAYING
+            or self._close_by_ms is not None
+            or self._drain_from_ms is not None
+            or self._suspend_s is not None
+            or self.is_leaving
+            or self._leave_seq is not None
+        ):
+            return None
+        payload = self._outbox.send_made(seq, now_ms)
+        if payload is not None:
+            self._sent_ms = now_ms
+            self._suspend_is_last = False
+        return payload
 
     def journal_synced(self, now_ms: int) -> list[Action]:
         """The journal moved: an update was made, or a sync came to an end."""

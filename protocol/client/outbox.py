@@ -31,6 +31,9 @@ BATCH_OVERHEAD_BYTES: Final = 64
 UPDATE_OVERHEAD_BYTES: Final = 22
 # What may be handed to the socket before it has shown that it takes it: a window of largest updates would be 8 MiB.
 WRITE_AHEAD_BYTES_MAX: Final = 128 * 1024
+# What `take_plain_ack` answers.
+PLAIN_ACCEPTED: Final = 1
+PLAIN_SAVED: Final = 2
 
 assert UPDATE_BYTES_MAX + BATCH_OVERHEAD_BYTES <= FRAME_BYTES_MAX
 
@@ -70,7 +73,6 @@ class Outbox:
         "_saved_ahead",
         "_skips",
         "accepted",
-        "fresh",
         "is_choked",
         "moved_ms",
         "sent_max",
@@ -88,7 +90,6 @@ class Outbox:
         self.accepted = journal.saved
         self.voids: dict[int, tuple[int, str]] = {}
         self.window = WINDOW
-        self.fresh: tuple[bytes, dict[str, Any]] | None = None  # the update in the making: its payload and its frame
         self.forget_connection()
 
     def forget_connection(self) -> None:
@@ -170,14 +171,79 @@ class Outbox:
             return
         if seq > self._journal.saved:
             out.append(Forget(seq))
-            if self.voids:
-                self.voids = {at: void for at, void in self.voids.items() if at > seq}
+            self._forget_voids(seq)
 
     def note_voids(self, voids: list[Voided], out: list[Action]) -> None:
         for void in voids:
             if void.seq > self._journal.saved and void.seq not in self.voids:
                 self.voids[void.seq] = (void.code, void.message)
                 out.append(void)
+
+    # --- the short way ------------------------------------------------------------------------------------------------
+    #
+    # Most updates are sent as soon as they are made, alone, and answered in order: nothing follows from that but two
+    # numbers. These do what the long way does then, or nothing at all: a test compares them.
+
+    def send_made(self, seq: int, now_ms: int) -> bytes | None:
+        """`fill` for the update that was just made: its payload, which counts as sent now; None: `fill` decides."""
+        accepted, journal = self.accepted, self._journal
+        if (
+            seq != self._next
+            or seq > accepted + self.window
+            or seq <= self._careful_upto
+            or self.is_choked
+            or self.wait_until_ms
+            or self._skips is not None
+            or seq > journal.synced
+        ):
+            return None
+        if seq == accepted + 1:
+            self.moved_ms = now_ms
+        ((_, payload),) = journal.list_after(seq - 1, 1)
+        self._next = seq + 1
+        self._frames.append((seq, seq))
+        if seq > self.sent_max:
+            self.sent_max = seq
+        return payload
+
+    def take_plain_ack(self, seq: int, saved: int, now_ms: int) -> int | None:
+        """
+        `note_accepted` and `note_saved`: which of the two has moved, as a sum of `PLAIN_ACCEPTED` and `PLAIN_SAVED`.
+        None: nothing was done.
+        """
+        if (
+            seq >= self._next
+            or saved > seq
+            or self._saved_ahead
+            or self._skips is not None
+            or self.wait_until_ms
+            or self._next <= self._journal.made
+        ):
+            return None
+        news = 0
+        if seq > self.accepted:
+            self.accepted = seq
+            self.moved_ms = now_ms
+            self._gap_strikes = 0
+            frames = self._frames
+            while frames and frames[0][1] <= seq:
+                frames.popleft()
+            news = PLAIN_ACCEPTED
+        if saved > self._journal.saved:
+            self._forget_voids(saved)
+            news += PLAIN_SAVED
+        return news
+
+    def take_plain_saved(self, seq: int) -> bool:
+        """`note_saved`: True if it has moved; False: nothing was done."""
+        if seq > self.accepted or seq <= self._journal.saved:
+            return False
+        self._forget_voids(seq)
+        return True
+
+    def _forget_voids(self, saved: int) -> None:
+        if self.voids:
+            self.voids = {at: void for at, void in self.voids.items() if at > saved}
 
     # --- errors about updates: go back ------------------------------------------------------------------------------
 
@@ -277,9 +343,6 @@ class Outbox:
         if self._next - 1 == self.accepted:
             self.moved_ms = now_ms
         first = self._next
-        fresh = self.fresh
-        if fresh is not None and first == last and self._send_fresh(first, fresh, out):
-            return BATCH_OVERHEAD_BYTES + UPDATE_OVERHEAD_BYTES + len(fresh[0])
         updates: list[dict[str, Any]] = []
         size_bytes = BATCH_OVERHEAD_BYTES
         for seq, payload in self._journal.list_after(first - 1, min(BATCH_UPDATES_MAX, last - first + 1)):
@@ -297,18 +360,6 @@ class Outbox:
         self._frames.append((first, self._next - 1))
         self.sent_max = max(self.sent_max, self._next - 1)
         return size_bytes
-
-    def _send_fresh(self, seq: int, fresh: tuple[bytes, dict[str, Any]], out: list[Action]) -> bool:
-        """Send the update that was just made, without reading again what is known; True if it is that one."""
-        ((_, payload),) = self._journal.list_after(seq - 1, 1)
-        if payload is not fresh[0] or (self._skips is not None and seq in self._skips):
-            return False
-        out.append(Send(fresh[1], payload))
-        self._next = seq + 1
-        self._frames.append((seq, seq))
-        if seq > self.sent_max:
-            self.sent_max = seq
-        return True
 
     def _make_update(self, seq: int, payload: bytes) -> tuple[dict[str, Any], int]:
         skip = {"seq": seq, "skip": True}

@@ -259,7 +259,7 @@ class PlayerClient(ClientDriver):
             JournalFull: nothing was made; come back when the server has saved some.
             OSError, JournalBroken: the disk did not take it; it was taken back.
         """
-        seq, _, _ = self._append(event, effects, durable)
+        seq = self._append(event, effects, durable)
         if self._journal.synced < seq:
             seq = await self._sync_update(seq)
         self._step(self._machine.journal_synced(self._now_ms()))
@@ -277,11 +277,14 @@ class PlayerClient(ClientDriver):
 
         Raises UpdateRefused, JournalFull, JournalBroken.
         """
-        seq, payload, frame = self._append(event, effects, durable)
-        if self._journal.synced < seq:
+        seq = self._append(event, effects, durable)
+        if self._packed is not None and (payload := self._machine.send_made(seq, self._now_ms())) is not None:
+            self._packed.write(MSGPACK.encode_update(seq, payload), False)
+            # This moves deadlines away, and the timer looks again when it fires.
+            if self._timer is None:
+                self._arm()
+        elif self._journal.synced < seq:
             self._spawn(self._sync_made(seq))
-        elif self._codec is MSGPACK:
-            self._step(self._machine.made(payload, frame, self._now_ms()))
         else:
             self._step(self._machine.journal_synced(self._now_ms()))
         return seq
@@ -358,20 +361,18 @@ class PlayerClient(ClientDriver):
 
     # --- making ------------------------------------------------------------------------------------------------------
 
-    def _append(
-        self, event: dict[str, Any] | None, effects: list[dict[str, Any]] | None, durable: bool
-    ) -> tuple[int, bytes, dict[str, Any]]:
-        """Give the update its number in the journal, and tell it; its seq, payload and frame."""
+    def _append(self, event: dict[str, Any] | None, effects: list[dict[str, Any]] | None, durable: bool) -> int:
+        """Give the update its number in the journal, and tell it; its seq."""
         body: dict[str, Any] = {}
-        if event is not None:
-            body["event"] = event
-        if effects is not None:
-            body["effects"] = effects
-        if durable:
-            body["durable"] = True
         try:
-            check_sendable(event)
-            check_sendable(effects)
+            if event is not None:
+                body["event"] = event
+                check_sendable(event)
+            if effects is not None:
+                body["effects"] = effects
+                check_sendable(effects)
+            if durable:
+                body["durable"] = True
             payload = MSGPACK.encode(body)
             size_bytes = measure_msgpack(payload, body) if self._codec is MSGPACK else self._measure(payload, body)
         except (TypeError, ValueError, OverflowError, RecursionError) as refused:
@@ -380,13 +381,12 @@ class PlayerClient(ClientDriver):
             raise UpdateRefused(f"{size_bytes} bytes encoded, {UPDATE_BYTES_MAX} are allowed")
         journal = self._journal
         seq = journal.append(payload)
-        frame = {"t": "update", "seq": seq, **body}
         if self._listener is not None:
             try:
-                self._listener.on_made(journal.device, seq, frame)
+                self._listener.on_journaled(journal.device, seq, payload, body)
             except Exception:
                 log.exception("the listener failed in on_made")
-        return seq, payload, frame
+        return seq
 
     async def _sync_made(self, seq: int) -> None:
         with contextlib.suppress(OSError, JournalBroken):  # told as unmade

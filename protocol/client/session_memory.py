@@ -174,11 +174,6 @@ class SessionMemory:
         return self._close_by_ms is not None
 
     @property
-    def is_going(self) -> bool:
-        """This socket is on its way out, or will be at the next good moment."""
-        return self._close_by_ms is not None or self._drain_from_ms is not None
-
-    @property
     def is_quiet(self) -> bool:
         """Nothing is waiting for an answer: a good moment to change the socket."""
         return not self._outbox.in_flight and not self._queries and self._leave_seq is None

@@ -67,7 +67,7 @@ class PlayerProcesses:
                 first=first,
                 players=min(each, crowd.players - first),
                 random_seed=self._seed,
-                history=str(self._folder / f"history-{number}.jsonl"),
+                history=str(self._folder / f"history-{number}.history"),
                 journals=str(self._folder) if number % 2 else None,
                 habits={
                     "rate_per_s": crowd.rate_per_s,
@@ -146,7 +146,7 @@ class PlayerProcesses:
             path.unlink()
 
     def histories(self) -> list[PlayerHistory]:
-        histories = read_histories(sorted(self._folder.glob("history-*.jsonl")))
+        histories = read_histories(sorted(self._folder.glob("history-*.history")))
         note_untold_voids(histories)
         return histories
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -10,10 +11,12 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from loadtest.experience import WYLDING_WOODS
 from loadtest.history import HistoryWriter, PlayerHistory, Step, note_untold_voids, read_histories
+from loadtest.history import main as show_histories
 from loadtest.report import ack_latency, measure, report_freeze
 from loadtest.state_model import StateModel
 from loadtest.storyline import Story
@@ -62,7 +65,7 @@ def test_a_new_device_takes_over_what_the_server_does_not_have() -> None:
     assert history.streams["new"].find(2).accepted_ms == 200.0
 
 
-def test_what_is_written_is_read_and_a_torn_line_is_cut(tmp_path: Path) -> None:
+def test_what_is_written_is_read_and_a_torn_record_is_cut(tmp_path: Path) -> None:
     file = tmp_path / "history"
     writer = HistoryWriter(file, is_crash_safe=False)
     writer.add_player(7, "user", "wylding-woods")
@@ -79,7 +82,7 @@ def test_what_is_written_is_read_and_a_torn_line_is_cut(tmp_path: Path) -> None:
     assert file.read_bytes() == b""
     writer.close()
     with file.open("ab") as opened:
-        opened.write(b'["saved",7,"d",2,9')
+        opened.write(msgpack.packb(["saved", 7, "d", 2, 9.5])[:-3])
     (history,) = read_histories([file])
     assert (history.user_id, history.offered, history.resumes) == ("user", 3, 1)
     assert (history.errors, history.closes) == ({201: 1}, {4001: 1})
@@ -87,6 +90,21 @@ def test_what_is_written_is_read_and_a_torn_line_is_cut(tmp_path: Path) -> None:
     assert (first.event, first.effects) == ({"type": "note", "data": {"x": 0.1}}, [{"op": "unset", "path": "a"}])
     assert (first.accepted_ms, first.saved_ms, first.scheduled_ms) == (3.5, 4.5, 1.25)
     assert (second.void_code, second.expected_code, second.saved_ms) == (106, 106, None)
+
+
+def test_a_history_is_shown_as_lines_of_json(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    writer = HistoryWriter(tmp_path / "history", is_crash_safe=False)
+    writer.add_made(7, Step("d", 1, {"type": "nöte"}, None, 1.5, float("inf"), is_away=True))
+    writer.close()
+    assert show_histories([str(tmp_path / "history")]) == 0
+    shown = json.loads(capfdbinary.readouterr().out)
+    assert shown == ["made", 7, "d", 1, {"event": {"type": "nöte"}, "effects": None}, 1.5, float("inf"), None, True]
+
+
+def test_what_is_no_history_is_not_read_as_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "old").write_bytes(b'["player",7,"user","wylding-woods"]\n')
+    with pytest.raises(ValueError, match="old is no history"):
+        read_histories([tmp_path / "old"])
 
 
 def test_a_crash_safe_history_survives_sigkill(tmp_path: Path) -> None:

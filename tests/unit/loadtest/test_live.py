@@ -17,6 +17,7 @@ from loadtest.percentiles import Histogram
 from loadtest.recording import Recording
 from loadtest.server_meter import ServerMeter, Use, find_cpu_s
 from loadtest.tally import SamplesWriter, Tally
+from protocol.codec import MSGPACK
 
 
 def moment(at_s: float = 30.0) -> Moment:
@@ -93,6 +94,10 @@ def test_a_sample_has_counts_since_the_start_and_latencies_of_its_second(tmp_pat
     assert json.loads((tmp_path / "samples-00.jsonl").read_text())["at_ms"] == 1000.0
 
 
+def journal(recording: Recording, seq: int, body: dict[str, Any]) -> None:
+    recording.on_journaled("d", seq, MSGPACK.encode(body), body)
+
+
 def test_an_update_that_went_with_the_power_is_in_no_history_and_its_number_is_used_again(tmp_path: Path) -> None:
     writer, tally = HistoryWriter(tmp_path / "0.history", is_crash_safe=True), Tally()
     writer.add_player(0, "u", "wylding-woods")
@@ -100,14 +105,15 @@ def test_an_update_that_went_with_the_power_is_in_no_history_and_its_number_is_u
     recording.clock_skew_ms = 3_600_000
     for seq in (1, 2, 3):
         recording.making = (10.0 * seq, None)
-        recording.on_made("d", seq, {"event": {"type": "e", "at": 3_600_000 + seq}})
+        journal(recording, seq, {"event": {"type": "e", "at": 3_600_000 + seq}})
     recording.on_accepted("d", 1, 0.0)
     recording.note_unmade("d", 2)
     assert recording.made == 1 and tally.unmade == 2
-    recording.on_made("d", 2, {"event": {"type": "other", "at": 3_600_009}})
+    journal(recording, 2, {"event": {"type": "other", "at": 3_600_009}})
     recording.on_accepted("d", 2, 0.0)
     recording.on_saved("d", 2)
     recording.on_saved("d", 2)  # told again: counted once
+    tally.fold()
     writer.close()
     (history,) = read_histories([tmp_path / "0.history"])
     steps = list(history.steps)
