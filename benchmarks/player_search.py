@@ -6,7 +6,9 @@ A search is what the console asks for with one more letter, by the begin of an i
 what the system and this process add is in it: the server took no longer. One in six finds every player. All of it goes
 through the ops process that an operator has, on connections that stay open.
 
-The processor time of a search is that of the ops process without what it takes by itself to keep the table of sessions.
+Nothing is bound to a core, other than in the parts that count the gateway's time: with all but the gateway on one core
+a search would wait for the simulated players. The processor time of a search is that of the ops process without what it
+takes by itself to keep the table of sessions.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from benchmarks.accounts import read_cpu_s
-from benchmarks.installation import Installation, run_installation
+from benchmarks.installation import Cores, Installation, run_installation
 from benchmarks.load_processes import run_load
 from benchmarks.measure import bring_in
 from benchmarks.plan import Plan
@@ -48,7 +50,7 @@ async def run(plan: Plan) -> dict[str, Any]:
     players, window_s = plan.players(PLAYERS), plan.seconds(SEARCHING_S)
     terms = make_terms(players, round(SEARCHES_PER_S * window_s))
     async with (
-        run_installation(plan.cores, settings=plan.settings()) as wayhold,
+        run_installation(Cores(), settings=plan.settings()) as wayhold,
         run_load(wayhold, players=players, run=RUN) as load,
         _ask_from(wayhold) as api,
     ):

@@ -24,6 +24,8 @@ from typing import Any
 from persistence.cold.queries import queries
 from persistence.cold.store import ColdStore
 
+RESERVED_NAMES = frozenset({"local"})
+"""What the audit log calls whoever owns the machine: an account of that name could not be told from it."""
 NAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,63}")
 PASSWORD_CHARS_MIN, PASSWORD_CHARS_MAX = 10, 200
 TOKEN_PREFIX = "wh_ops_"
@@ -226,6 +228,8 @@ def check_name(name: str) -> None:
     """Raises BadAccount."""
     if not NAME.fullmatch(name):
         raise BadAccount("a name is 1 to 64 of a-z 0-9 . _ @ - and begins with a letter or a digit")
+    if name in RESERVED_NAMES:
+        raise BadAccount(f"{name} is what the audit log calls whoever owns the machine: choose another name")
 
 
 def check_password(password: str, name: str = "") -> str:

@@ -13,7 +13,8 @@ The contract between the supervisor and such a process (`supervised.py` is its o
     WAYHOLD_READY_FD       write one line {"ready": true, "pid": …, "play_port": …, "ops_port": …} when the work starts
     WAYHOLD_PLAY_FD        a *listening* socket for players (gateways only)
     WAYHOLD_OPS_FD         a *listening* socket for health, metrics, live-ops API and console (ops-1 only)
-    WAYHOLD_SETUP_KEY      what opens the console while there is no operator (ops-1 only)
+    WAYHOLD_SETUP_KEY      what opens the console while there is no operator (ops-1 only) …
+    WAYHOLD_SETUP_UNTIL    … and until when, in seconds since 1970; a process that is started again gets the same two
     WAYHOLD_PRODUCTION     "1" under `serve` (ops-1 only): the console marks it
     WAYHOLD_REDIS_WARNING  why this Redis is unsafe, when it was allowed to be
     PROMETHEUS_MULTIPROC_DIR  where the processes' metrics meet
@@ -44,6 +45,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app.errors import PortTaken, SettingsError
+from persistence.embedded.child import put_behind_play
 from persistence.embedded.log_file import open_log
 
 LISTEN_BACKLOG = 4096
@@ -53,6 +55,7 @@ READY_LINE_BYTES_MAX = 4096
 class PythonChild:
     """
     One supervised Python process; it can be spawned again after it died. Owns its log file and its ready pipe.
+    `is_behind_play`: no player waits for it, so it runs at a lower priority.
 
     Logs go straight into the file (or our stderr without one): a pipe through the supervisor could block a gateway's
     event loop whenever the supervisor is slow.
@@ -66,6 +69,7 @@ class PythonChild:
         *,
         log_path: Path | None = None,
         sockets: Mapping[str, socket.socket] | None = None,
+        is_behind_play: bool = False,
     ) -> None:
         self.name = name
         self.log_path = log_path
@@ -73,6 +77,7 @@ class PythonChild:
         self._command = list(command)
         self._environment = dict(environment)
         self._sockets = dict(sockets or {})
+        self._is_behind_play = is_behind_play
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_fd: int | None = None
         self._ready_text = b""
@@ -118,6 +123,8 @@ class PythonChild:
                 # Ctrl-C goes to the whole foreground group; only the supervisor decides in which order things end.
                 start_new_session=True,
             )
+            if self._is_behind_play:
+                put_behind_play(self._process.pid)
         finally:
             os.close(ready_write)
             if log_fd is not None:

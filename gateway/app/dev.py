@@ -273,7 +273,7 @@ class Dev:
 
     def _say_ready(self, redis_warning: str, console: Console) -> None:
         lines = [f"ready in {time.monotonic() - self._began:.1f} s; Ctrl-C stops it"]
-        why = "   (once: you choose your name and password)" if console.link != console.url else ""
+        why = "   (once, within an hour: you choose your name and password)" if console.link != console.url else ""
         lines.append(f"  console  {console.link}{why}")
         if redis_warning:
             lines.append(f"WARNING: this Redis is not safe: {redis_warning}")

@@ -9,6 +9,7 @@ import resource
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -28,6 +29,8 @@ STAGE_VALKEY, STAGE_POSTGRES, STAGE_OPS, STAGE_FLUSHERS, STAGE_GATEWAYS = range(
 STOP_MARGIN_S = 2.0  # after its own deadline a child is not trusted to end by itself
 START_DEADLINE_S = 30.0
 OPS_STOP_S = 3.0
+SETUP_KEY_S = 3600.0
+"""How long the printed link makes the first operator: terminals and logs keep it for longer."""
 FILES_WANTED = 65_536
 FILES_SPARE = 200
 """Descriptors of a process that are no players: pools, logs, libraries."""
@@ -97,7 +100,13 @@ def add_children(
     for number in range(1, settings.flushers + 1):
         name = f"flusher-{number}"
         supervisor.add(
-            PythonChild(name, _command("run_flusher", number), environment, log_path=_log_path(logs_dir, name)),
+            PythonChild(
+                name,
+                _command("run_flusher", number),
+                environment,
+                log_path=_log_path(logs_dir, name),
+                is_behind_play=True,
+            ),
             stage=STAGE_FLUSHERS,
             stop_deadline_s=settings.final_flush_s + STOP_MARGIN_S,
             start_deadline_s=START_DEADLINE_S,
@@ -118,13 +127,19 @@ def add_children(
             start_deadline_s=START_DEADLINE_S,
             is_log_shown=True,
         )
-    setup_key = secrets.token_urlsafe(24)
+    setup_key, setup_until = secrets.token_urlsafe(24), round(time.time() + SETUP_KEY_S)
     ops = PythonChild(
         "ops-1",
         _command("run_ops", 1),
-        environment | {"WAYHOLD_SETUP_KEY": setup_key, "WAYHOLD_PRODUCTION": "1" if is_production else "0"},
+        environment
+        | {
+            "WAYHOLD_SETUP_KEY": setup_key,
+            "WAYHOLD_SETUP_UNTIL": str(setup_until),
+            "WAYHOLD_PRODUCTION": "1" if is_production else "0",
+        },
         log_path=_log_path(logs_dir, "ops-1"),
         sockets={"WAYHOLD_OPS_FD": ports.ops},
+        is_behind_play=True,
     )
     supervisor.add(
         ops,

@@ -121,7 +121,15 @@ def make_health_routes(
 class OpsServer:
     """Serves an app on a bound socket in this event loop."""
 
-    def __init__(self, app: Starlette, listener: socket.socket, *, connections_max: int = CONNECTIONS_MAX) -> None:
+    def __init__(
+        self,
+        app: Starlette,
+        listener: socket.socket,
+        *,
+        connections_max: int = CONNECTIONS_MAX,
+        trusted_proxies: str = "",
+    ) -> None:
+        """`trusted_proxies`: addresses and networks by commas that may say for whom they ask. Nobody may otherwise."""
         self._listener = listener
         self._server = _Server(
             uvicorn.Config(
@@ -132,6 +140,9 @@ class OpsServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                # Its own default would be an environment variable, or whoever is on this machine.
+                proxy_headers=bool(trusted_proxies),
+                forwarded_allow_ips=trusted_proxies,
                 limit_concurrency=connections_max,
                 timeout_keep_alive=5,
                 timeout_graceful_shutdown=round(STOP_TIMEOUT_S),

@@ -37,8 +37,10 @@ from gateway.app.version import get_version
 from gateway.liveops.access import Access
 from gateway.liveops.actions import LiveOpsActions
 from gateway.liveops.app import make_app
+from gateway.liveops.hosts import Hosts
 from gateway.liveops.live.hub import LiveHub
 from gateway.liveops.services import Services
+from gateway.liveops.setup_key import SetupKey
 from gateway.telemetry.health import Readiness
 from gateway.telemetry.logs import get_logger, set_up_logs
 from gateway.telemetry.metrics import render_all
@@ -101,10 +103,10 @@ async def run_ops(settings: Settings, inheritance: Inheritance) -> int:
             settings,
             list_all_reports,
             is_production=inheritance.is_production,
-            setup_key=inheritance.setup_key,
+            setup_key=SetupKey(inheritance.setup_key, inheritance.setup_until_s),
             local_token=local_token,
         )
-        server = OpsServer(app, listener, connections_max=REQUESTS_MAX)
+        server = OpsServer(app, listener, connections_max=REQUESTS_MAX, trusted_proxies=settings.ops_trusted_proxies)
         await server.start()
         stack.push_async_callback(server.stop)
         # What was imported and built until here lives as long as the process: no collection needs to look at it.
@@ -125,7 +127,7 @@ async def open_ops_app(
     list_all_reports: Callable[[], list[NodeReport]],
     *,
     is_production: bool,
-    setup_key: str,
+    setup_key: SetupKey,
     local_token: str = "",
 ) -> tuple[FastAPI, Services]:
     """The app with all that it stands on, running; `stack` ends it in the right order."""
@@ -186,7 +188,8 @@ async def open_ops_app(
     ended = asyncio.Event()
     for work, name in ((actions.run(ended), "actions"), (hub.run(ended), "live")):
         stack.push_async_callback(_end, asyncio.create_task(work, name=name), ended)
-    return make_app(services, make_health_routes(judge, stores, render_all)), services
+    hosts = Hosts(settings.ops_host, settings.ops_hosts)
+    return make_app(services, make_health_routes(judge, stores, render_all), hosts), services
 
 
 async def _end(task: asyncio.Task[None], ended: asyncio.Event) -> None:

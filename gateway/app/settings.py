@@ -110,6 +110,16 @@ class Settings:
         "127.0.0.1",
         "Address of health and metrics; it has no login, so anything but loopback shows them to that network.",
     )
+    ops_hosts: str = _setting(
+        "",
+        "Names, besides loopback's and addresses, that the ops port may be asked under (a proxy's public name), "
+        "comma-separated; empty: on loopback none, elsewhere any.",
+    )
+    ops_trusted_proxies: str = _setting(
+        "",
+        "Addresses or networks of proxies before the ops port whose X-Forwarded-For and -Proto are believed, "
+        "comma-separated; empty for none.",
+    )
     ops_port: int = _setting(7401, "Port of health and metrics; 0 takes any free one.", low=0, high=65535)
 
     experiences_dir: Path | None = _setting(

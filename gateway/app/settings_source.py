@@ -29,6 +29,7 @@ INTERNAL_NAMES = frozenset(
         "WAYHOLD_PROCESS",
         "WAYHOLD_REDIS_WARNING",
         "WAYHOLD_SETUP_KEY",
+        "WAYHOLD_SETUP_UNTIL",
         "WAYHOLD_PRODUCTION",
         "WAYHOLD_SEED",
         "WAYHOLD_SCHEDULES",

@@ -36,6 +36,7 @@ class Inheritance:
     ops_socket: socket.socket | None  # listening already; only ops-1 has one
     redis_warning: str  # why this Redis is unsafe (with --allow-volatile-redis): /readyz repeats it
     setup_key: str = ""  # opens the console's first page while there is no operator; only ops-1 has it
+    setup_until_s: float = 0.0  # and until when, in seconds since 1970
     is_production: bool = False  # `serve` and not `dev`
 
     def report_ready(self, **facts: Any) -> None:
@@ -67,6 +68,7 @@ def inherit(default_process: str) -> Inheritance:
         ops_socket=_pop_socket("WAYHOLD_OPS_FD"),
         redis_warning=os.environ.pop("WAYHOLD_REDIS_WARNING", ""),
         setup_key=os.environ.pop("WAYHOLD_SETUP_KEY", ""),
+        setup_until_s=float(os.environ.pop("WAYHOLD_SETUP_UNTIL", "") or 0),
         is_production=os.environ.pop("WAYHOLD_PRODUCTION", "") == "1",
     )
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
     "fill": "gateway.app.fill",
     "top": "gateway.app.operate.top",
     "sessions": "gateway.app.operate.sessions",
+    "nodes": "gateway.app.operate.nodes",
     "show": "gateway.app.operate.show",
     "trace": "gateway.app.operate.trace",
     "tail": "gateway.app.operate.tail",

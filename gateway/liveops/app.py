@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from gateway.liveops import console_files
 from gateway.liveops.errors import install_error_handlers
 from gateway.liveops.guards import Guards
+from gateway.liveops.hosts import Hosts
 from gateway.liveops.routes import accounts, actions, data, live, players, search
 from gateway.liveops.services import Services
 
@@ -29,7 +30,7 @@ ROUTERS: tuple[APIRouter, ...] = (
 )
 
 
-def make_app(services: Services, health_routes: Sequence[BaseRoute]) -> FastAPI:
+def make_app(services: Services, health_routes: Sequence[BaseRoute], hosts: Hosts) -> FastAPI:
     app = FastAPI(
         title="Wayhold live-ops",
         version=services.version,
@@ -45,5 +46,5 @@ def make_app(services: Services, health_routes: Sequence[BaseRoute]) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     install_error_handlers(app)
-    app.add_middleware(Guards)
+    app.add_middleware(Guards, hosts=hosts)
     return app

@@ -1,5 +1,6 @@
 """
-What every request and answer of the API has to bear: a bounded body, answers that nobody keeps, frames or sniffs.
+What every request and answer has to bear: on the whole port a name that is ours; in the API a bounded body, and answers
+that nobody keeps, frames or sniffs.
 """
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ from __future__ import annotations
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.liveops.errors import answer_error
+from gateway.liveops.hosts import Hosts
 
 BODY_BYTES_MAX = 64 * 1024
 
@@ -23,10 +25,18 @@ class _TooLarge(Exception):
 
 
 class Guards:
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, hosts: Hosts) -> None:
         self._app = app
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and not self._hosts.takes(host := dict(scope["headers"]).get(b"host", b"")):
+            answer = answer_error(
+                *(421, "WRONG_HOST", f"this server is not called {host[:100].decode('latin-1')!r}"),
+                "ask it under localhost or its address, or add the name to WAYHOLD_OPS_HOSTS",
+            )
+            await answer(scope, receive, send)
+            return
         if scope["type"] != "http" or not scope["path"].startswith("/api/"):
             await self._app(scope, receive, send)
             return

@@ -16,9 +16,10 @@ from typing import Any
 from fastapi import Request
 
 from gateway.liveops.access import Access
-from gateway.liveops.limits import Attempts
+from gateway.liveops.limits import LoginLimits
 from gateway.liveops.live.hub import LiveHub
 from gateway.liveops.precise import PreciseLooks
+from gateway.liveops.setup_key import SetupKey
 from gateway.telemetry.health import Readiness
 from gateway.telemetry.node_report import NodeReport
 from persistence.analytics import Analytics
@@ -53,19 +54,17 @@ class Services:
     list_reports: Callable[[], list[NodeReport]]
     is_production: bool
     version: str
-    setup_key: str
-    """Opens POST /api/v1/setup while there is no operator. Empty: nothing does."""
+    setup_key: SetupKey
+    """Opens POST /api/v1/setup while there is no operator."""
     data_dir: Path | None = None
     precise_looks: PreciseLooks = field(default_factory=PreciseLooks)
     health_due: float = float("-inf")
-    login_by_name: Attempts = field(init=False)
-    login_by_address: Attempts = field(init=False)
+    logins: LoginLimits = field(init=False)
     extras: dict[str, Any] = field(default_factory=dict)
     """What a part that plugs in keeps here under its own name (`actions`)."""
 
     def __post_init__(self) -> None:
-        self.login_by_name = Attempts(8, 15.0, self.clock)
-        self.login_by_address = Attempts(30, 4.0, self.clock)
+        self.logins = LoginLimits(self.clock)
 
     def now_ms(self) -> int:
         return time.time_ns() // 1_000_000

@@ -159,12 +159,29 @@ class ActionJournal:
         row = await self._cold.call("find_undo", lambda c: c.fetchrow(self._sql["find_undo"], action_id))
         return None if row is None else action_of(row)
 
-    async def list_unexecuted(self, older_than_s: float, limit: int) -> list[Action]:
-        """Actions that are no step of a progress and were asked for a while ago: their executor died."""
+    async def list_unexecuted(
+        self, older_than_s: float, limit: int, after: Place | None = None
+    ) -> tuple[list[Action], Place | None]:
+        """
+        A page of actions that are no step of a progress and were asked for a while ago (their executor died, or waits),
+        oldest first, and where the next page begins (None: that was all).
+        """
+        created_at, action_id = after or _BEGINNING
         rows = await self._cold.call(
-            "list_unexecuted_actions", lambda c: c.fetch(self._sql["list_unexecuted_actions"], older_than_s, limit)
+            "list_unexecuted_actions",
+            lambda c: c.fetch(self._sql["list_unexecuted_actions"], older_than_s, created_at, action_id, limit),
         )
-        return [action_of(row) for row in rows]
+        actions = [action_of(row) for row in rows]
+        return actions, (actions[-1].created_at, actions[-1].id) if len(actions) == limit else None
+
+    async def is_drain_overtaken(self, action: Action, node: str) -> bool:
+        """Whether somebody has asked for something else of this gateway since."""
+        return bool(
+            await self._cold.call(
+                "is_drain_overtaken",
+                lambda c: c.fetchval(self._sql["is_drain_overtaken"], action.created_at, action.id, node),
+            )
+        )
 
     async def mark(
         self, action_id: str, state: ActionState, message: str | None = None, result: dict[str, Any] | None = None

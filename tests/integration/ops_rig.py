@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,6 +18,7 @@ from gateway.app.ops_http import OpsServer
 from gateway.app.run_ops import open_ops_app
 from gateway.app.settings import Settings
 from gateway.liveops.services import Services
+from gateway.liveops.setup_key import SetupKey
 from gateway.telemetry.node_report import NodeReport
 from persistence.operators import Operators, Role
 from tests.integration.gateway_rig import Rig
@@ -170,7 +172,9 @@ async def run_ops_rig(redis_url: str, database_url: str, *gateways: Rig) -> Asyn
         rig.node.viewing.read_figures = lambda: {"connections": 0}
     settings = Settings(redis_url=redis_url, database_url=database_url, workers=max(1, len(gateways)))
     async with AsyncExitStack() as stack:
-        app, services = await open_ops_app(stack, settings, list_reports, is_production=False, setup_key=SETUP_KEY)
+        app, services = await open_ops_app(
+            stack, settings, list_reports, is_production=False, setup_key=SetupKey(SETUP_KEY, math.inf)
+        )
         listener = open_listeners("127.0.0.1", 0, 1, "ops")[0]
         server = OpsServer(app, listener, connections_max=64)
         await server.start()

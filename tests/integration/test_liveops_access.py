@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import asyncpg
 import pytest
@@ -18,6 +18,7 @@ from gateway.app import ops_http
 from gateway.liveops import console_files
 from gateway.liveops.access import FRESH_S
 from gateway.liveops.app import ROUTERS
+from gateway.liveops.live.hub import VIEWERS_OF_ONE_MAX
 from gateway.liveops.shapes import make_cursor
 from persistence.operators import Role
 from tests.integration.ops_rig import PASSWORD, SETUP_KEY, OpsRig, run_ops_rig
@@ -75,7 +76,11 @@ async def test_the_first_link_makes_one_admin_and_then_opens_nothing(ops: OpsRig
     cookie = made.headers["set-cookie"]
     assert "HttpOnly" in cookie and "SameSite=strict" in cookie and "Path=/" in cookie
     assert (await page.get("/api/v1/me")).json["operator"] == "ada"
-    assert (await ops.client().post("/api/v1/setup", given | {"name": "eve"})).code == "SET_UP_ALREADY"
+    assert (await ops.client().post("/api/v1/setup", given | {"name": "eve"})).code == "WRONG_KEY"
+    # Also when nobody could sign in any more: whoever found the link in a log gets nothing.
+    await ops.operators.change("ada", is_disabled=True)
+    assert await ops.operators.count() == 0
+    assert (await ops.client().post("/api/v1/setup", given | {"name": "eve"})).code == "WRONG_KEY"
 
 
 async def test_two_who_come_with_the_link_at_once_make_one_operator(ops: OpsRig) -> None:
@@ -162,6 +167,41 @@ async def test_guessing_is_slowed_down_by_name_and_says_when_to_come_back(ops: O
     assert int(answers[9].headers["retry-after"]) >= 1
     # Also the right password has to wait, or the limit would tell which one it is.
     assert (await ops.client().login("ann")).status == 429
+
+
+async def test_a_name_that_is_not_ours_gets_nothing_from_a_server_on_loopback(ops: OpsRig) -> None:
+    """A page that gives its own name the address 127.0.0.1 must not read along: DNS rebinding."""
+    for path in ("/api/v1/me", "/metrics", "/console/", "/livez"):
+        answer = await ops.client(headers={"Host": "evil.example"}).get(path)
+        assert (answer.status, answer.code) == (421, "WRONG_HOST")
+    for host in ("localhost:7401", f"127.0.0.1:{ops.port}", "[::1]", "10.1.2.3"):
+        assert (await ops.client(headers={"Host": host}).get("/livez")).status == 200
+
+
+async def test_who_says_for_whom_they_ask_is_not_believed(ops: OpsRig) -> None:
+    await ops.operators.add("ann", Role.ADMIN, password=PASSWORD)
+    browser = ops.client(headers={"X-Forwarded-For": "203.0.113.7", "X-Forwarded-Proto": "https"})
+    signed_in = await browser.login("ann")
+    assert signed_in.status == 200 and "Secure" not in signed_in.headers["set-cookie"]
+    (line,) = (await browser.get("/api/v1/audit", action="login")).json["items"]
+    assert line["payload"]["address"] == "127.0.0.1"
+
+
+async def test_an_account_may_not_be_called_as_the_owner_of_the_machine_is(ops: OpsRig) -> None:
+    admin = await ops.somebody("admin")
+    answer = await admin.post("/api/v1/operators", {"name": "local", "role": "viewer"})
+    assert (answer.status, answer.code) == (422, "INVALID")
+
+
+async def test_one_operator_cannot_take_all_live_feeds(ops: OpsRig) -> None:
+    greedy, other = await ops.somebody("viewer"), await ops.somebody("support")
+    async with AsyncExitStack() as stack:
+        for _ in range(VIEWERS_OF_ONE_MAX):
+            await stack.enter_async_context(greedy.watch(topics="figures"))
+        refused = await greedy.get("/api/v1/live", topics="figures")
+        assert (refused.status, refused.code) == (429, "TOO_MANY_VIEWERS")
+        async with other.watch(topics="figures") as feed:
+            await feed.wait_for("figures")
 
 
 async def test_what_was_revoked_opens_nothing_a_moment_later(ops: OpsRig) -> None:
@@ -273,8 +313,8 @@ async def test_a_file_of_the_console_is_kept_once_however_it_is_asked_for(ops: O
 
 async def test_who_does_not_finish_a_request_keeps_no_connection(ops: OpsRig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ops_http, "REQUEST_S", 0.3)
-    head = b"POST /api/v1/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
-    live = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+    head = b"POST /api/v1/login HTTP/1.1\r\nHost: ::1\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n"
+    live = b"GET /livez HTTP/1.1\r\nHost: ::1\r\n\r\n"
     for whole, begun in ((b"", b""), (b"", head[:20]), (b"", head + b"{"), (live, head[:20])):
         reader, writer = await asyncio.open_connection("127.0.0.1", ops.port)
         async with asyncio.timeout(4):  # sooner than the end of an idle connection

@@ -12,10 +12,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from gateway.liveops.actions import LiveOpsActions
+from gateway.liveops.actions import LiveOpsActions, service
 from gateway.liveops.actions.catalogue import ACTIONS, Target
 from gateway.liveops.errors import ApiError
 from persistence.actions.bans import Bans
+from persistence.actions.shapes import Action
 from persistence.errors import StoreUnavailable
 from persistence.operators import Operator, Role
 from persistence.player_progress import PlayerProgress
@@ -59,6 +60,13 @@ class Desk:
         try:
             found: list[Any] = await connection.fetch("SELECT * FROM liveops_actions ORDER BY created_at")
             return found
+        finally:
+            await connection.close()
+
+    async def execute_sql(self, sql: str, *args: Any) -> None:
+        connection = await asyncpg.connect(self.database_url)
+        try:
+            await connection.execute(sql, *args)
         finally:
             await connection.close()
 
@@ -481,6 +489,19 @@ async def test_drained_node_sends_its_players_on_and_takes_them_again(
     assert (await desk.act("drain", {"node": "nobody"}))["message"] == "no gateway of that name is there"
 
 
+async def test_undo_of_a_drain_does_not_end_the_one_that_was_asked_for_since(rig: Rig, desk: Desk) -> None:
+    """Two operators drained a node one after the other; when the first took theirs back, players came again."""
+    first = await desk.act("drain", {"node": rig.node.name})
+    second = await desk.act("drain", {"node": rig.node.name})
+    assert (await refused(desk.undo(first["id"]))).code == "CANNOT_UNDO"
+    assert rig.node.is_draining
+    assert (await desk.undo(second["id"]))["state"] == "done"
+    # Nor does one that was left halfway come after the later word.
+    await desk.execute_sql("UPDATE liveops_actions SET state = 'requested', done_at = NULL WHERE id = $1", first["id"])
+    await desk.actions.sweep(0)
+    assert (await desk.actions.find(first["id"]))["state"] == "refused" and not rig.node.is_draining
+
+
 # ── dying on the way ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -552,6 +573,37 @@ async def test_action_that_a_store_holds_up_stays_requested_and_is_finished_when
         assert (await desk.actions.find(banned["id"]))["state"] == "done"
         assert await player.close_code() == 4203
     assert len(await desk.rows()) == 1
+
+
+async def test_actions_that_wait_for_long_hold_up_none_that_come_after_them(
+    rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sweep took the fifty oldest, one after the other: fifty that waited kept all others from being finished."""
+    monkeypatch.setattr(service, "SWEEP_PAGE", 4)
+    monkeypatch.setattr(service, "ANSWER_S", 0.05)
+    user_id, stuck = new_user(), asyncio.Event()
+    async with rig.player(user_id) as player:
+        await player.accept(1)
+        executors = desk.actions._executors._executors
+
+        async def wait(_: Action) -> Any:
+            await stuck.wait()
+
+        async def away(_: Action) -> Any:
+            raise StoreUnavailable("redis", "push", "away")
+
+        says, executors["message"], executors["force_flush"] = executors["message"], away, wait
+        for _ in range(9):
+            await desk.act("force_flush", {"player": user_id})
+        said = await desk.act("message", {"player": user_id}, text="hello")
+        assert said["state"] == "requested"
+        for task in list(desk.actions._running.values()):
+            task.cancel()
+        await asyncio.sleep(0)
+        executors["message"] = says
+        assert await desk.actions.sweep(0) == 1
+        assert (await desk.actions.find(said["id"]))["state"] == "done"
+        stuck.set()
 
 
 async def test_dead_letters_are_replayed_and_dropped_with_their_rows_in_one_transaction(

@@ -260,7 +260,10 @@ CASES: dict[str, Case] = {
     "actions.list_actions": case(lambda s: [s.now, s.new_id, 10], "idx_liveops_actions_created", answers=10),
     "actions.note_before": case(lambda s: [s.new_id, "{}"], "liveops_actions_pkey"),
     "actions.find_undo": case(lambda s: [s.new_id], "idx_liveops_actions_undo"),
-    "actions.list_unexecuted_actions": case(lambda s: [0.0, 100], "idx_liveops_actions_requested"),
+    "actions.list_unexecuted_actions": case(
+        lambda s: [0.0, s.long_ago, uuid.UUID(int=0), 100], "idx_liveops_actions_requested"
+    ),
+    "actions.is_drain_overtaken": case(lambda s: [s.now, s.new_id, "node"], "idx_liveops_actions_created"),
     # By its id or, as long as they are few, among those that are open: both are good. So with the next two.
     "actions.forget_erased": case(lambda s: [s.new_id, "{}", "{}"]),
     "dead_letters.find_dead_letter": case(lambda s: [s.new_id]),

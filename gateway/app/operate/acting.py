@@ -15,7 +15,7 @@ from typing import Any
 
 from gateway.app.errors import ExitCode, SettingsError
 from gateway.app.operate.api import Api, add_api_flags, make_key, open_api
-from gateway.app.operate.output import add_output_flags, is_table, plain
+from gateway.app.operate.output import add_output_flags, is_table, plain, to_json
 
 
 def add_action_flags(parser: argparse.ArgumentParser) -> None:
@@ -49,13 +49,13 @@ def ask_and_post(args: argparse.Namespace, api: Api, path: str, body: dict[str, 
     if is_table(args):
         print(plain(_line_of(answer)))
     else:
-        print(json.dumps(answer, ensure_ascii=False))
+        print(to_json(answer))
     return ExitCode.BAD_VERDICT if answer.get("state") == "refused" else ExitCode.OK
 
 
 def _show_preview(args: argparse.Namespace, answer: Mapping[str, Any]) -> None:
     if not is_table(args):
-        print(json.dumps(answer, ensure_ascii=False))
+        print(to_json(answer))
         return
     preview = answer["preview"]
     affects = preview["affects"]

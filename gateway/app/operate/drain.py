@@ -10,7 +10,7 @@ from gateway.app.operate.acting import act, add_action_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("node", metavar="NODE", help="its name, as wayhold sessions shows it")
+    parser.add_argument("node", metavar="NODE", help="its name, as wayhold nodes shows it")
     parser.add_argument("--off", action="store_true", help="take players again")
     add_action_flags(parser)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from typing import Any
 
 from gateway.app.errors import ExitCode
 from gateway.app.operate.api import Api, Away
-from gateway.app.operate.output import cell, is_table
+from gateway.app.operate.output import cell, is_table, to_json
 
 PAUSE_S = 1.0
 FAILURES_MAX = 5
@@ -34,7 +33,7 @@ def follow(args: argparse.Namespace, api: Api, topic: str, **filters: Any) -> in
                     dropped = data["dropped"]
                     print(f"… {dropped:,} left out so far", file=sys.stderr)
                 for item in data.get("items", []):
-                    print(_line(item) if is_table(args) else json.dumps(item, ensure_ascii=False), flush=True)
+                    print(_line(item) if is_table(args) else to_json(item), flush=True)
                     if left is not None:
                         left -= 1
                         if left <= 0:

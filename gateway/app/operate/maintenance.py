@@ -9,14 +9,13 @@ Maintenance: tell everybody, then send them away and keep hellos out until it is
 from __future__ import annotations
 
 import argparse
-import json
 from datetime import UTC, datetime, timedelta
 
 from gateway.app.errors import ExitCode, SettingsError
 from gateway.app.operate.acting import act, add_action_flags
 from gateway.app.operate.api import open_api
 from gateway.app.operate.durations import seconds
-from gateway.app.operate.output import cell, is_table
+from gateway.app.operate.output import cell, is_table, to_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     if args.what == "status":
         held = open_api(args).get("/api/v1/maintenance")
         if not is_table(args):
-            print(json.dumps(held, ensure_ascii=False))
+            print(to_json(held))
         else:
             print(f"on, from {cell(held['at'])}: {held['message']}" if held["on"] else "off")
         return ExitCode.OK

@@ -43,7 +43,7 @@ def show_items(args: argparse.Namespace, ask: Callable[[], Sequence[dict[str, An
             print_table(items, columns)
         else:
             for item in items:
-                print(json.dumps(item, ensure_ascii=False))
+                print(to_json(item))
         sys.stdout.flush()
         if args.watch is None:
             return 0
@@ -83,6 +83,18 @@ def cell(value: Any) -> str:
     if len(text) == 24 and text[10:11] == "T" and text.endswith("Z"):
         return _local(text)
     return text if len(text) <= CELL_CHARS_MAX else text[: CELL_CHARS_MAX - 1] + "…"
+
+
+def to_json(value: Any) -> str:
+    """
+    One line. What is not printable is escaped, beyond what JSON asks for: the line may end on a terminal, which obeys
+    some characters above U+007F, too.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    if text.isprintable():
+        return text
+    # Outside of its strings JSON is printable, and within them an escape means the same.
+    return "".join(part if part.isprintable() else json.dumps(part)[1:-1] for part in text)
 
 
 def plain(text: str) -> str:

@@ -5,14 +5,13 @@ A player: profile, progress, whether they are there, devices, bans, the last act
 from __future__ import annotations
 
 import argparse
-import json
 import urllib.parse
 from typing import Any
 
 from gateway.app.errors import ExitCode
 from gateway.app.operate.api import add_api_flags, open_api
 from gateway.app.operate.audit import COLUMNS
-from gateway.app.operate.output import add_output_flags, cell, is_table, print_table
+from gateway.app.operate.output import add_output_flags, cell, is_table, print_table, to_json
 
 ACTIONS = 10
 
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     path = f"/api/v1/players/{urllib.parse.quote(args.player, safe='')}"
     found = api.get(path)
     if not is_table(args):
-        print(json.dumps(found, ensure_ascii=False))
+        print(to_json(found))
         return ExitCode.OK
     live: dict[str, Any] = found.get("live") or {}
     print(f"player    {found['user_id']}")

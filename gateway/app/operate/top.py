@@ -5,7 +5,6 @@ Everything at a glance, live: players, updates, delays, backlog, health, gateway
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import sys
 import time
@@ -14,7 +13,7 @@ from typing import Any
 
 from gateway.app.errors import ExitCode
 from gateway.app.operate.api import Api, add_api_flags, open_api
-from gateway.app.operate.output import add_output_flags, cell, is_table
+from gateway.app.operate.output import add_output_flags, cell, is_table, to_json
 
 EVERY_S = 1.0
 KEPT = 120
@@ -55,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
             overview = api.get("/api/v1/overview")
             overview.pop("series", None)
             if not shows:
-                print(json.dumps(overview, ensure_ascii=False), flush=True)
+                print(to_json(overview), flush=True)
             else:
                 _draw(args, api, overview, history)
             if args.once:

@@ -331,6 +331,8 @@ class Executors:
     async def _drain(self, action: Action) -> Outcomes:
         node = action.payload["details"]["target"]["node"]
         is_on = _payload(action)["on"]
+        if await self._journal.is_drain_overtaken(action, node):
+            return OVERTAKEN
         if not await self._hot.ask_to_drain(node, is_on):
             return "refused", "no gateway of that name is there", None
         deadline = time.monotonic() + DRAIN_HEARD_S

@@ -46,7 +46,9 @@ ANSWER_S = 5.0
 SWEEP_S = 2.0
 SWEEP_AGE_S = 10.0
 """Younger ones are left to whoever is at them."""
-SWEEP_MAX = 50
+SWEEP_PAGE, SWEEP_WIDTH = 50, 10
+RUNNING_MAX = 500
+"""What is begun again waits by itself for what holds it up and must not block others; so it costs some memory."""
 KEY_CHARS_MAX = 200
 
 _NAMESPACE = uuid.UUID("6d3f7c52-5a7c-5b0e-9d54-0a2f4a1f9a51")
@@ -211,15 +213,22 @@ class LiveOpsActions:
                 log.error("sweep_failed", exc_info=True)
 
     async def sweep(self, older_than_s: float = SWEEP_AGE_S) -> int:
-        """Begin again what is `requested` and nobody's step; returns how many ended."""
-        ended = 0
-        for action in await self._journal.list_unexecuted(older_than_s, SWEEP_MAX):
-            if action.id in self._running or not self._executors.knows(action.action):
-                continue
-            task = self._start(action)
-            await asyncio.wait({task}, timeout=ANSWER_S)
-            ended += task.done() and not task.cancelled() and task.exception() is None
-        return ended
+        """
+        Begin again what is `requested` and nobody's step, several at once; returns how many ended. One that waits for
+        something goes on waiting beside those that come after it.
+        """
+        ended, place = 0, None
+        while True:
+            actions, place = await self._journal.list_unexecuted(older_than_s, SWEEP_PAGE, place)
+            left = [a for a in actions if a.id not in self._running and self._executors.knows(a.action)]
+            for first in range(0, len(left), SWEEP_WIDTH):
+                if len(self._running) + SWEEP_WIDTH > RUNNING_MAX:
+                    return ended
+                tasks = {self._start(action) for action in left[first : first + SWEEP_WIDTH]}
+                done, _ = await asyncio.wait(tasks, timeout=ANSWER_S)
+                ended += sum(not task.cancelled() and task.exception() is None for task in done)
+            if place is None:
+                return ended
 
     async def _submit(
         self,
@@ -363,6 +372,8 @@ class LiveOpsActions:
                     raise _cannot_undo("maintenance was changed since", "look at what holds now, and end that")
                 return other("maintenance", {"on": False, "at": None, "message": ""}), {}
             case "drain":
+                if await self._journal.is_drain_overtaken(action, target["node"]):
+                    raise _cannot_undo("that gateway was told something else since", "look at the audit log")
                 return other("drain", {"on": not payload["on"]}), {}
             case "edit_profile":
                 before = (action.before or {}).get("stats", {})

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -34,13 +34,15 @@ TABLE_WAIT_S = 1.5
 ABSENT_LOOK_S = 10.0
 NODE_SILENT_S = 5.0
 VIEWERS_MAX = 100
+VIEWERS_OF_ONE_MAX, TRACED_BY_ONE_MAX = 25, 16
+"""Of one operator: whoever has many pages open, or a broken script, leaves places to the others."""
 FILTERS_MAX = 16
 
 log = get_logger("liveops")
 
 
 class TooManyViewers(Exception):
-    pass
+    """The text says of what."""
 
 
 class LiveHub:
@@ -82,10 +84,16 @@ class LiveHub:
 
     def add(self, viewer: Viewer) -> None:
         """Raises TooManyViewers."""
+        own = [each for each in self._viewers if each.operator == viewer.operator]
+        if len(own) >= VIEWERS_OF_ONE_MAX:
+            raise TooManyViewers(f"{viewer.operator} has {len(own)} live feeds open already")
         if len(self._viewers) >= VIEWERS_MAX:
-            raise TooManyViewers
-        if "player" in viewer.topics and len(self._list_traced() | {viewer.player}) > TRACED_MAX:
-            raise TooManyViewers
+            raise TooManyViewers("too many live feeds are open")
+        if "player" in viewer.topics:
+            if len(_list_traced(own) | {viewer.player}) > TRACED_BY_ONE_MAX:
+                raise TooManyViewers(f"{viewer.operator} traces {TRACED_BY_ONE_MAX} players already")
+            if len(_list_traced(self._viewers) | {viewer.player}) > TRACED_MAX:
+                raise TooManyViewers("too many players are traced")
         self._viewers.add(viewer)
         if "figures" in viewer.topics:
             viewer.put_figures(self.read_figures())
@@ -227,11 +235,8 @@ class LiveHub:
             events=tuple(filters) if filters else None,
             rows=rows,
             rows_token=self._rows_token,
-            traced=tuple(sorted(self._list_traced())),
+            traced=tuple(sorted(_list_traced(self._viewers))),
         )
-
-    def _list_traced(self) -> set[str]:
-        return {viewer.player for viewer in self._viewers if "player" in viewer.topics and viewer.player}
 
     async def _say(self, wants: Wants) -> None:
         now = self._clock()
@@ -341,6 +346,10 @@ class LiveHub:
         finally:
             for wait in waits:
                 wait.cancel()
+
+
+def _list_traced(viewers: Iterable[Viewer]) -> set[str]:
+    return {viewer.player for viewer in viewers if "player" in viewer.topics and viewer.player}
 
 
 def _node_facts(node: str, figures: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Viewer:
     player: str = ""
     box: Box | None = None
     is_precise: bool = False
+    operator: str = ""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     _figures: dict[str, Any] | None = None
     _events: list[dict[str, Any]] = field(default_factory=list)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -71,14 +70,14 @@ async def login(request: Request, services: Shared, given: Login) -> Response:
     """Sign in with a name and a password; sets the cookie."""
     check_origin(request)
     address, name = address_of(request), given.name.strip().lower()
-    _count_attempt(services, name, address)
+    _count_attempt(services, address, name)
     operator = await services.operators.check_password(name, given.password)
     secret = None if operator is None else await services.operators.open_session(name, address)
     if operator is None or secret is None:
         # Whatever was typed is noted; Postgres keeps no NUL.
         await services.operators.note(name.replace("\0", "?") or "?", "login_failed", address=address)
         raise ApiError(401, "WRONG_LOGIN", "the name or the password is wrong", "try again, or ask an admin")
-    services.login_by_name.forgive(name)
+    services.logins.forgive(address, name)
     await services.operators.note(name, "login", role=operator.role.label, address=address)
     return _signed_in(request, services, operator, secret)
 
@@ -88,16 +87,20 @@ async def setup(request: Request, services: Shared, given: Setup) -> Response:
     """Make the first operator, an admin, with the key of the link that the first start printed; signs them in."""
     check_origin(request)
     address, name = address_of(request), given.name.strip().lower()
-    _count_attempt(services, "", address)
-    key = services.setup_key
-    if not key or not secrets.compare_digest(given.key.encode(), key.encode()):
-        raise ApiError(403, "WRONG_KEY", "that link is not (or no longer) valid", "use the link of the last start")
+    _count_attempt(services, address)
+    if not services.setup_key.opens(given.key):
+        raise ApiError(
+            *(403, "WRONG_KEY", "that link is not (or no longer) valid: it works once, and within an hour of a start"),
+            "sign in, start Wayhold again for another link, or: wayhold operators add NAME --role admin",
+        )
     try:
         account = await services.operators.add_first(name, given.password)
     except BadAccount as bad:
         raise invalid(str(bad)) from None
     if account is None:
+        services.setup_key.end()
         raise ApiError(409, "SET_UP_ALREADY", "there is an operator already", "sign in, or: wayhold operators add")
+    services.setup_key.end()
     await services.operators.note(name, "setup", role="admin", address=address)
     secret = await services.operators.open_session(name, address)
     assert secret is not None
@@ -204,11 +207,8 @@ async def revoke_token(
     return {}
 
 
-def _count_attempt(services: Services, name: str, address: str) -> None:
-    wait_s = services.login_by_address.find_wait_s(address)
-    if name:
-        wait_s = max(wait_s, services.login_by_name.find_wait_s(name))
-    if wait_s:
+def _count_attempt(services: Services, address: str, name: str = "") -> None:
+    if wait_s := services.logins.find_wait_s(address, name):
         seconds = str(max(1, round(wait_s)))
         raise ApiError(
             *(429, "TOO_MANY_ATTEMPTS", "too many attempts to sign in", f"wait {seconds} s and try again"),

@@ -130,11 +130,12 @@ async def watch(
         whom = player or named.get("player") or None
         is_precise = await look_precisely(services, operator, what, player=whom, address=address_of(request))
     viewer = Viewer(wanted, EventFilter(**named), experience, player, box=_parse_box(bbox), is_precise=is_precise)
+    viewer.operator = operator.name
     try:
         services.hub.add(viewer)
-    except TooManyViewers:
+    except TooManyViewers as many:
         raise ApiError(
-            429, "TOO_MANY_VIEWERS", "too many live feeds are open", "close a page, and try again", {"Retry-After": "5"}
+            429, "TOO_MANY_VIEWERS", str(many), "close a page, and try again", {"Retry-After": "5"}
         ) from None
     secret = request.state.secret
 

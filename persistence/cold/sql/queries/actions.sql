@@ -65,11 +65,22 @@ WHERE id = $1 AND (state = 'requested' OR before IS NULL);
 -- Whether an action was taken back: by at most one that has not been refused.
 SELECT * FROM liveops_actions WHERE undo_of = $1 AND state <> 'refused';
 
+-- name: is_drain_overtaken
+-- Whether a later word about draining a gateway stands: an older one must not come after it. Reads no further back than
+-- the older one.
+SELECT EXISTS (
+    SELECT FROM liveops_actions
+    WHERE (created_at, id) > ($1, $2) AND action = 'drain' AND state <> 'refused'
+      AND payload -> 'details' -> 'target' ->> 'node' = $3
+);
+
 -- name: list_unexecuted_actions
--- What is no step of a progress and was asked for a while ago: whoever was at it has died, or a store was away.
+-- A page of what is no step of a progress and was asked for a while ago, oldest first: whoever was at it has died, or a
+-- store was away.
 SELECT * FROM liveops_actions
 WHERE state = 'requested' AND ops_seq IS NULL AND created_at < now() - make_interval(secs => $1)
-ORDER BY created_at, id LIMIT $2;
+  AND (created_at, id) > ($2, $3)
+ORDER BY created_at, id LIMIT $4;
 
 -- name: forget_erased
 -- An erase is done: its row says that it was, and no longer of whom.
