@@ -236,17 +236,27 @@ class HistoryWriter:
         is_away: bool,
     ) -> None:
         """`add_made` for those who have the update as msgpack: a map of `event` and `effects`, other keys ignored."""
-        self._write(("made", player, device, seq, payload, made_ms, scheduled_ms, expected_code, is_away))
+        # This and the next two are written for each update, so they do by themselves what `_write` does.
+        self._pack(("made", player, device, seq, payload, made_ms, scheduled_ms, expected_code, is_away))
+        self._records += 1
+        if self._records >= self._records_max:
+            self.flush()
 
     def add_unmade(self, player: int, device: str, first_seq: int) -> None:
         """What was made from this number on never left the phone, and is gone; the numbers are used again."""
         self._write(("unmade", player, device, first_seq))
 
     def add_accepted(self, player: int, device: str, seq: int, at_ms: float) -> None:
-        self._write(("accepted", player, device, seq, at_ms))
+        self._pack(("accepted", player, device, seq, at_ms))
+        self._records += 1
+        if self._records >= self._records_max:
+            self.flush()
 
     def add_saved(self, player: int, device: str, seq: int, at_ms: float) -> None:
-        self._write(("saved", player, device, seq, at_ms))
+        self._pack(("saved", player, device, seq, at_ms))
+        self._records += 1
+        if self._records >= self._records_max:
+            self.flush()
 
     def add_void(self, player: int, device: str, seq: int, code: int) -> None:
         self._write(("void", player, device, seq, code))

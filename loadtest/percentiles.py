@@ -146,11 +146,17 @@ class Histogram:
         payload = bytearray()
         before = -1
         for index in sorted(self._counts):
-            empty = index - before - 1
-            if empty:
-                _put_zigzag(payload, -empty)
-            _put_zigzag(payload, self._counts[index])
+            empty, count = index - before - 1, self._counts[index]
             before = index
+            # Each process does this for a thousand buckets in a second; nearly all numbers are of one byte.
+            if empty > 64:
+                _put_zigzag(payload, -empty)
+            elif empty:
+                payload.append(2 * empty - 1)
+            if count < 64:
+                payload.append(2 * count)
+            else:
+                _put_zigzag(payload, count)
         header = _HEADER.pack(_COOKIE, len(payload), 0, _DIGITS, 1, VALUE_US_MAX, 1.0)
         packed = zlib.compress(header + payload, 6)
         return base64.b64encode(_ENVELOPE.pack(_COOKIE_DEFLATED, len(packed)) + packed).decode()
@@ -169,19 +175,26 @@ class Histogram:
         if cookie != _COOKIE_DEFLATED or inner != _COOKIE or offset != 0 or digits != _DIGITS:
             raise HistogramRefused("not a histogram of three digits in HdrHistogram's encoding V2")
         made = cls()
-        index = 0
+        counts = made._counts
+        index = count = sum_us = 0
         for number in _read_zigzags(plain[_HEADER.size : _HEADER.size + size]):
             if number < 0:
                 index -= number
                 continue
             if number:
-                if _highest(index) > 2 * VALUE_US_MAX:
+                shift = (index >> _HALF_BITS) - 1  # as in `_lowest` and `_highest`
+                lowest = highest = index
+                if shift > 0:
+                    lowest = (index - (shift << _HALF_BITS)) << shift
+                    highest = lowest + (1 << shift) - 1
+                if highest > 2 * VALUE_US_MAX:
                     raise HistogramRefused("a histogram of values beyond a day")
-                made._counts[index] = number
-                made.count += number
-                made.sum_us += number * (_lowest(index) + _highest(index)) // 2
-                made.max_us = _highest(index)
+                counts[index] = number
+                count += number
+                sum_us += number * (lowest + highest) // 2
+                made.max_us = highest
             index += 1
+        made.count, made.sum_us = count, sum_us
         return made
 
 
@@ -217,6 +230,11 @@ def _put_zigzag(payload: bytearray, number: int) -> None:
 def _read_zigzags(payload: bytes) -> Iterator[int]:
     at = 0
     while at < len(payload):
+        byte = payload[at]
+        if byte < 0x80:  # nearly always
+            at += 1
+            yield (byte >> 1) ^ -(byte & 1)
+            continue
         number = shift = 0
         for place in range(9):
             if at >= len(payload):

@@ -175,6 +175,9 @@ _ACK_SAVED: Final = b"\xa5saved\xce"
 # What stands before the number of a `saved`; the byte that says how long it is, by the length of the frame.
 _SAVED_SEQ: Final = b"\x82\xa1t\xa5saved\xa3seq"
 _SAVED_BYTES: Final = len(_SAVED_SEQ) + 1
+PLAIN_BYTES_MAX: Final = _ACK_BYTES
+"""What is longer is neither what `decode_ack` reads nor what `decode_saved` does."""
+assert _SAVED_BYTES + 4 <= PLAIN_BYTES_MAX
 _SAVED_KINDS: Final = {_SAVED_BYTES + 1: 0xCC, _SAVED_BYTES + 2: 0xCD, _SAVED_BYTES + 4: 0xCE}
 
 # What stands before `seq` in an update, by how many fields its body has.

@@ -53,7 +53,7 @@ from protocol.client.machine import (
 from protocol.client.outbox import PLAIN_ACCEPTED, PLAIN_SAVED
 from protocol.client.token_source import TOKEN_WAIT_S, Token, TokenSource
 from protocol.client.waiting import Waiting, resolve
-from protocol.codec import MSGPACK, Codec, codec_for, codec_named
+from protocol.codec import MSGPACK, PLAIN_BYTES_MAX, Codec, codec_for, codec_named
 from protocol.limits import SEQ_MAX
 
 log = logging.getLogger("wayhold.client")
@@ -213,40 +213,36 @@ class ClientDriver:
             self._waiting.note_disconnected()
 
     async def _read(self, connection: PlayerSocket, codec: Codec) -> int | None:
-        machine = self._machine
+        machine, is_packed = self._machine, codec is MSGPACK
         assert self._loop is not None
         now_s = self._loop.time
 
         def receive(message: str | bytes) -> None:
-            if codec is not MSGPACK or type(message) is not bytes or not self._hear_plain(message, int(now_s() * 1000)):
-                self._step(machine.received(decode_server_frame(codec, message), self._now_ms()))
+            now_ms = int(now_s() * 1000)
+            # Nearly every frame is an ack or a `saved` from which nothing follows but a number.
+            if is_packed and type(message) is bytes and len(message) <= PLAIN_BYTES_MAX:
+                ack = MSGPACK.decode_ack(message)
+                news: int | None = None
+                if ack is not None:
+                    seq, version, saved = ack
+                    news = machine.heard_plain_ack(seq, version, saved, now_ms)
+                elif (told := MSGPACK.decode_saved(message)) is not None and machine.heard_plain_saved(told, now_ms):
+                    saved, news = told, PLAIN_SAVED
+                if news is not None:
+                    if news & PLAIN_ACCEPTED:
+                        self._note_accepted(seq)
+                    if news & PLAIN_SAVED:
+                        self._forget(saved)
+                    # What was heard moves deadlines away, and the timer looks again when it fires.
+                    if self._timer is None:
+                        self._arm()
+                    return
+            self._step(machine.received(decode_server_frame(codec, message), now_ms))
 
         code = await connection.read_all(receive)
         if self._listener is not None:
             self._tell("on_close", code)
         return code
-
-    def _hear_plain(self, message: bytes, now_ms: int) -> bool:
-        """Nearly every frame is an ack or a `saved` from which nothing follows; False for any other."""
-        ack = MSGPACK.decode_ack(message)
-        if ack is not None:
-            seq, version, saved = ack
-            news = self._machine.heard_plain_ack(seq, version, saved, now_ms)
-            if news is None:
-                return False
-            if news & PLAIN_ACCEPTED:
-                self._note_accepted(seq)
-            if news & PLAIN_SAVED:
-                self._forget(saved)
-        else:
-            told = MSGPACK.decode_saved(message)
-            if told is None or not self._machine.heard_plain_saved(told, now_ms):
-                return False
-            self._forget(told)
-        # What was heard moves deadlines away, and the timer looks again when it fires.
-        if self._timer is None:
-            self._arm()
-        return True
 
     def _step(self, actions: list[Action]) -> None:
         self._perform(actions)

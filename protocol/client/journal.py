@@ -95,7 +95,7 @@ class Journal(Protocol):
         """The updates that follow `seq`, in order, at most `limit` (and `LIST_MAX`). They count as `exposed`."""
         ...
 
-    def forget(self, saved: int) -> None:
+    def forget(self, saved: int) -> object:
         """The server has saved everything up to `saved`. A crash may bring updates back; they are then sent again."""
         ...
 

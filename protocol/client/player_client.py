@@ -278,8 +278,9 @@ class PlayerClient(ClientDriver):
         Raises UpdateRefused, JournalFull, JournalBroken.
         """
         seq = self._append(event, effects, durable)
-        if self._packed is not None and (payload := self._machine.send_made(seq, self._now_ms())) is not None:
-            self._packed.write(MSGPACK.encode_update(seq, payload), False)
+        packed = self._packed
+        if packed is not None and (payload := self._machine.send_made(seq, self._now_ms())) is not None:
+            packed.write(MSGPACK.encode_update(seq, payload), False)
             # This moves deadlines away, and the timer looks again when it fires.
             if self._timer is None:
                 self._arm()

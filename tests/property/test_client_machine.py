@@ -170,7 +170,7 @@ class Journey(RuleBasedStateMachine):
         self.rig.hear(frame)
         # A server that says it cannot read the one update under way is believed: its number is used up without effect.
         for seq in self.rig.machine._outbox._skips or ():
-            payload = self.journal._entries.payloads.get(seq)
+            payload = self.journal.payloads.get(seq)
             if payload is not None:
                 self.voided.add(msgpack.unpackb(payload)["event"]["n"])
         self._carry_out()
@@ -228,7 +228,7 @@ class Journey(RuleBasedStateMachine):
 
     @invariant()
     def the_journal_forgets_only_what_is_in_the_cold_store(self) -> None:
-        held = {msgpack.unpackb(payload)["event"]["n"] for payload in self.journal.payloads}
+        held = {msgpack.unpackb(payload)["event"]["n"] for payload in self.journal.held}
         missing = set(range(1, self.steps + 1)) - held - set(self._list_logged()) - self.excused - self.voided
         # What a stream reset handed over is accepted, and not in the journal any more.
         assert missing <= self._list_taken_over(), missing

@@ -44,9 +44,9 @@ class SlowJournal(MemoryJournal):
         return self.moved
 
     @property
-    def payloads(self) -> list[bytes]:
+    def held(self) -> list[bytes]:
         """All that is held; unlike `list_after`, without counting as exposed."""
-        return list(self._entries.payloads.values())
+        return list(self.payloads.values())
 
     def sync_now(self) -> None:
         self._at_rest = self.made
@@ -59,14 +59,14 @@ class SlowJournal(MemoryJournal):
     def power_cut(self, lied: int = 0) -> list[bytes]:
         """Answers the updates that are gone, with so many of those that the disk had called synced."""
         kept = max(self._at_rest - lied, self.saved)
-        gone = [payload for seq, payload in self._entries.payloads.items() if seq > kept]
-        self._entries.drop_after(kept)
+        gone = [payload for seq, payload in self.payloads.items() if seq > kept]
+        self.drop_after(kept)
         self._at_rest = kept
         return gone
 
     def open_again(self) -> None:
         """What is there when a process starts may have been sent by the one before."""
-        self._entries.exposed = self.made if self.moved is None else self.moved
+        self.exposed = self.made if self.moved is None else self.moved
 
 
 class Rig:
@@ -97,9 +97,9 @@ class Rig:
                     self.journal.forget(seq)
                 case ResetStream(keep_after, _):
                     self.resets += 1
-                    before = self.journal.payloads
+                    before = self.journal.held
                     self.renumbered.append(self.journal.reset(f"phone-{self.resets}", keep_after))
-                    self.handed_over += [payload for payload in before if payload not in self.journal.payloads]
+                    self.handed_over += [payload for payload in before if payload not in self.journal.held]
                 case DropJournal():
                     self.journal.reset("nobody", self.journal.made)
                 case SyncJournal():

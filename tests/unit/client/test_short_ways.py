@@ -75,7 +75,7 @@ class Side:
     def remember(self) -> dict[str, Any]:
         """Everything it knows."""
         known: dict[str, Any] = {}
-        for thing in (self.machine, self.machine._outbox, self.journal._entries):
+        for thing in (self.machine, self.machine._outbox, self.journal):
             for kind in type(thing).__mro__:
                 for name in getattr(kind, "__slots__", ()):
                     value = getattr(thing, name)
