@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 import traceback
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -43,12 +45,12 @@ class Game:
     failure: str | None = None
 
     has_disks: bool = field(init=False)
-    may_go_away: bool = field(init=False)
+    away_rate: float = field(init=False)  # of both sorts together, for an update
     pace: float = field(init=False)  # how much faster than by itself the scenario is to go
 
     def __post_init__(self) -> None:
         self.has_disks = self.mud.needs_journals
-        self.may_go_away = bool(self.drop_rate or self.offline_rate)
+        self.away_rate = self.drop_rate + self.offline_rate
         natural = self.scenario.updates_per_s
         self.pace = self.rate_per_s / natural if self.rate_per_s and natural else 1.0
 
@@ -62,3 +64,8 @@ class Game:
     @property
     def over_ms(self) -> float:
         return self.play_from_ms + self.seconds * 1000
+
+
+def draw_until(rng: random.Random, rate: float) -> int:
+    """The how-manieth from now on is the next of those that happen at this rate (0 < `rate` ≤ 1): one draw for all."""
+    return 1 + int(math.log1p(-rng.random()) / math.log1p(-rate)) if rate < 1 else 1

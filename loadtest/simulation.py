@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 from loadtest.experience import Experience
-from loadtest.game import Game
+from loadtest.game import Game, draw_until
 from loadtest.link import Link
 from loadtest.phone import Account, Phone
 from loadtest.recording import Recording
@@ -47,6 +47,7 @@ class Player:
         "_phones",
         "_steps",
         "_task",
+        "_until_away",
         "index",
         "random",
     )
@@ -65,6 +66,7 @@ class Player:
         self._is_gone = False
         self._jobs: list[Callable[[], Coroutine[Any, Any, None]]] | None = None
         self._task: asyncio.Task[None] | None = None
+        self._until_away = draw_until(rng, game.away_rate) if game.away_rate else 0
         game.writer.add_player(index, account.user_id, account.experience)
         self._add_phone()
 
@@ -194,8 +196,11 @@ class Player:
         game, phone = self._game, self._phones[self._active]
         event, effects, is_durable, past_s, expected_code = step
         recording = phone.recording
-        if game.may_go_away:
-            self._perhaps_go_away()
+        if self._until_away:
+            self._until_away -= 1
+            if not self._until_away:
+                self._until_away = draw_until(self.random, game.away_rate)
+                self._go_away()
         if not self._is_open or (self._link is not None and self._link.down_until_s):
             recording.is_away = True
         recording.making = (self._due_ms, expected_code)
@@ -224,15 +229,15 @@ class Player:
         self._game.tally.refused += 1
         self._game.writer.add_refused(self.index)
 
-    def _perhaps_go_away(self) -> None:
-        """--drop-rate and --offline-rate, per update."""
+    def _go_away(self) -> None:
+        """The connection is cut, or the player is offline for a while."""
         game = self._game
-        chance = self.random.random()
+        is_drop = self.random.random() * game.away_rate < game.drop_rate
         if not self._is_open:
             return
-        if chance < game.drop_rate:
+        if is_drop:
             self._drop()
-        elif chance < game.drop_rate + game.offline_rate:
+        else:
             self._close()
             away_s = self.random.uniform(AWAY_S_MIN, AWAY_S_MAX)
             game.schedule.at(game.schedule.now_ms() + away_s * 1000, lambda _: self._open())

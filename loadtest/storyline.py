@@ -85,7 +85,9 @@ class Story:
             self._is_completed = True
             return StoryStep({"type": "experience_completed", "data": {"visits": self._visits}})
         walked_m = self._legs_m[self._at]
-        data = {"distance_traveled": walked_m, "time_spent": 5 + int(self._rng.random() * 235)}
+        place = self._rng.random() * 235  # as in `next_step`, one number for two
+        spent_s = int(place)
+        data = {"distance_traveled": walked_m, "time_spent": 5 + spent_s}
         event = {
             "type": "waypoint_visited",
             "content_id": here.id,
@@ -93,9 +95,7 @@ class Story:
             "lat": here.lat,
             "lng": here.lng,
         }
-        effects = (
-            [{"op": "max", "path": "records.longest_leg", "value": walked_m}] if self._rng.random() < 0.2 else None
-        )
+        effects = [{"op": "max", "path": "records.longest_leg", "value": walked_m}] if place - spent_s < 0.2 else None
         return StoryStep(event, effects)
 
     def _collect_item(self) -> StoryStep:

@@ -12,7 +12,9 @@ from typing import Any
 import pytest
 
 from loadtest.experience import WYLDING_WOODS, Experience, distance_m
+from loadtest.game import draw_until
 from loadtest.gpx import list_track_legs, move
+from loadtest.player_random import make_random
 from loadtest.scenario import DROP, OPEN, WATCH, Doing, Pause, Scenario, Suspend, Update
 from loadtest.scenario_choice import SHIPPED, make_scenario, read_parameters
 from loadtest.scenarios.others import Mixed
@@ -218,3 +220,10 @@ def test_a_rate_changes_how_much_is_played_between_storms_and_not_when_they_come
     done = play(make_scenario("reconnect-storm", {}), Nobody(rate=2.0), 61)
     assert [int(at_s // 20) for at_s, step in done if step == DROP] == [1, 2, 3]
     assert 90 <= sum(isinstance(step, Update) for _, step in done) <= 160
+
+
+@pytest.mark.parametrize("rate", (1.0, 0.3, 0.01))
+def test_players_go_away_as_often_as_they_were_told(rate: float) -> None:
+    rng = make_random("away")
+    draws = [draw_until(rng, rate) for _ in range(4000)]
+    assert min(draws) == 1 and sum(draws) / len(draws) == pytest.approx(1 / rate, rel=0.08)
