@@ -458,6 +458,26 @@ async def test_undo_of_a_maintenance_does_not_end_the_one_that_was_begun_since(r
     assert not await desk.fetchval("SELECT is_on FROM maintenance")
 
 
+async def test_maintenance_ends_by_itself_when_its_time_is_over_once_and_leaves_a_later_one_alone(
+    rig: Rig, desk: Desk, database_url: str
+) -> None:
+    error = await refused(desk.act("maintenance", {}, on=True, until="2001-01-01T00:00:00Z"))
+    assert error.code == "INVALID"
+    begun = await desk.act("maintenance", {}, on=True, until="2199-01-01T00:00:00Z")
+    await desk.actions.end_maintenance()
+    assert await desk.fetchval("SELECT is_on FROM maintenance")
+    over = "jsonb_set(payload, '{details,payload,until}', '\"2001-01-01T00:00:00Z\"')"
+    await desk.execute_sql(f"UPDATE liveops_actions SET payload = {over}")
+    async with open_desk(rig, database_url) as another:
+        await asyncio.gather(desk.actions.end_maintenance(), another.actions.end_maintenance())
+    assert not await desk.fetchval("SELECT is_on FROM maintenance")
+    ends = [row for row in await desk.rows() if str(row["id"]) != begun["id"]]
+    assert [(row["operator"], row["state"], str(row["undo_of"])) for row in ends] == [("ann", "done", begun["id"])]
+    await desk.act("maintenance", {}, on=True)
+    await desk.actions.end_maintenance()
+    assert await desk.fetchval("SELECT is_on FROM maintenance")
+
+
 async def test_maintenance_is_known_to_a_node_that_starts_while_postgres_is_away(rig: Rig, desk: Desk) -> None:
     await desk.act("maintenance", {}, on=True, message="back at nine")
     await rig.cold.close()

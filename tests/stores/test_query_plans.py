@@ -328,6 +328,7 @@ CASES: dict[str, Case] = {
     "bans.find_ban": case(lambda s: [s.user_id], is_small=True),
     "bans.list_bans": case(lambda s: [s.now, s.new_id, 10], "idx_bans_hold", is_small=True),
     "bans.put_maintenance": case(lambda s: [True, s.now, "", s.new_id, s.now, "somebody"], answers=1),
+    "bans.find_maintenance_end": case(lambda s: [], scans="it has one row, and leads to one by its id"),
     "bans.find_maintenance": case(lambda s: [], scans="it has one row"),
     "backup.describe_database": case(lambda s: [], scans="once for a backup, which reads everything"),
     "backup.choose_compression": case(lambda s: []),

@@ -11,7 +11,7 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
@@ -138,7 +138,7 @@ def _stats(payload: Payload) -> Payload:
 
 
 def _maintenance(payload: Payload) -> Payload:
-    _only(payload, "on", "at", "message")
+    _only(payload, "on", "at", "message", "until")
     if type(payload.get("on")) is not bool:
         raise invalid("payload.on: must be true or false")
     given = payload.get("at")
@@ -146,7 +146,15 @@ def _maintenance(payload: Payload) -> Payload:
         raise invalid("payload.at: must be an ISO 8601 time, or be left out for now")
     at: datetime | None = parse_instant("payload.at", given)
     message = _optional_text(payload, "message", BAN_MESSAGE_CHARS_MAX)
-    return {"on": payload["on"], "at": iso(at), "message": message}
+    checked = {"on": payload["on"], "at": iso(at), "message": message}
+    if (end := payload.get("until")) is None:
+        return checked
+    if not isinstance(end, str) or not payload["on"]:
+        raise invalid("payload.until: must be an ISO 8601 time, of a maintenance that begins", "leave it out")
+    until = parse_instant("payload.until", end)
+    if until is None or until <= max(at or datetime.now(UTC), datetime.now(UTC)):
+        raise invalid("payload.until: must be later than now and than payload.at", "leave it out for one without end")
+    return checked | {"until": iso(until)}
 
 
 def _drain(payload: Payload) -> Payload:
@@ -182,7 +190,12 @@ _LIST = (
     ActionKind("end_session", Role.SUPPORT, Target.PLAYER, "", _nothing),
     ActionKind("erase", Role.ADMIN, Target.PLAYER, "", _nothing),
     ActionKind(
-        "maintenance", Role.ADMIN, Target.NOBODY, "on, at?, message?", _maintenance, undo="ends it, if it was begun"
+        "maintenance",
+        Role.ADMIN,
+        Target.NOBODY,
+        "on, at?, until?, message?",
+        _maintenance,
+        undo="ends it, if it was begun",
     ),
     ActionKind("drain", Role.ADMIN, Target.NODE, "on?", _drain, undo="lets it take players again"),
     ActionKind("replay_dead_letter", Role.OPERATOR, Target.NOBODY, "id", _letter),

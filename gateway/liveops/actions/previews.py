@@ -154,9 +154,10 @@ class Previews:
             return _made(before, {"on": False}, players, 0, "players may come back at once"), []
         at = payload["at"] or "now"
         text = f"everybody is told now, and sent away (4005) {'at ' if payload['at'] else ''}{at}"
-        return _made(
-            before, {"on": True, "at": payload["at"], "message": payload["message"]}, players, players, text
-        ), []
+        if until := payload.get("until"):
+            text += f"; it ends by itself at {until}"
+        after = {"on": True, "at": payload["at"], "until": until, "message": payload["message"]}
+        return _made(before, after, players, players, text), []
 
     async def _player(self, wanted: Wanted) -> Made:
         rows = await self._cold.call(

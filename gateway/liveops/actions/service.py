@@ -26,11 +26,12 @@ from gateway.liveops.actions.previews import Previews
 from gateway.liveops.actions.shapes import action_item, payload_of, target_of
 from gateway.liveops.actions.steps import CannotUndo, effects_of_payload, invert
 from gateway.liveops.errors import ApiError, forbidden, invalid, not_found
+from gateway.liveops.shapes import iso
 from gateway.telemetry.logs import get_logger
 from persistence.actions.bans import Bans, microseconds
 from persistence.actions.issuer import Issued
 from persistence.actions.journal import ActionJournal
-from persistence.actions.maintenance import find_maintenance
+from persistence.actions.maintenance import find_maintenance, find_maintenance_end
 from persistence.actions.shapes import Action, ActionRequest, InvalidAction
 from persistence.cold.queries import queries
 from persistence.cold.store import ColdStore
@@ -206,11 +207,32 @@ class LiveOpsActions:
                 await asyncio.wait_for(stop.wait(), SWEEP_S * random.uniform(0.7, 1.3))
                 return
             try:
+                await self.end_maintenance()
                 await self.sweep()
             except PersistenceError as error:
                 log.debug("sweep_failed", error=str(error))
             except Exception:
                 log.error("sweep_failed", exc_info=True)
+
+    async def end_maintenance(self) -> None:
+        """
+        End the maintenance whose time is over: an action in the name of whoever had said so. Of several ops processes
+        one does it; while none runs it goes on.
+        """
+        end = await find_maintenance_end(self._cold)
+        if end is None or not end.is_over:
+            return
+        request = ActionRequest(
+            id=str(uuid.uuid5(_NAMESPACE, f"the end of {end.action_id}")),
+            operator=end.operator,
+            role=end.role,
+            action="maintenance",
+            reason=f"it was asked for until {iso(end.until)}",
+            details={"target": {}, "payload": {"on": False, "at": None, "message": ""}},
+            undo_of=end.action_id,
+        )
+        with suppress(UndoneAlready):
+            await self._again(await self._journal.insert(request))
 
     async def sweep(self, older_than_s: float = SWEEP_AGE_S) -> int:
         """

@@ -16,9 +16,9 @@ from gateway.liveops.actions import LiveOpsActions
 from gateway.liveops.actions.catalogue import ACTIONS
 from gateway.liveops.actions.shapes import ban_item
 from gateway.liveops.services import Services, get_services
-from gateway.liveops.shapes import Cursor, Limit, iso_ms, make_cursor, parse_place, read_cursor
+from gateway.liveops.shapes import Cursor, Limit, iso, iso_ms, make_cursor, parse_place, read_cursor
 from persistence.actions.bans import Bans
-from persistence.actions.maintenance import find_maintenance
+from persistence.actions.maintenance import find_maintenance, find_maintenance_end
 from persistence.operators import Operator
 
 router = APIRouter(prefix="/api/v1", tags=["actions"])
@@ -105,13 +105,15 @@ async def list_bans(services: Shared, operator: Viewer, limit: Limit = 50, curso
 
 @router.get("/maintenance")
 async def get_maintenance(services: Shared, operator: Viewer) -> dict[str, Any]:
-    """Whether players are asked to wait, and from when."""
+    """Whether players are asked to wait, from when, and until when (null: until somebody ends it)."""
     held = await find_maintenance(services.cold)
     if held is None or not held.is_on:
-        return {"on": False, "at": None, "message": "" if held is None else held.message}
+        return {"on": False, "at": None, "until": None, "message": "" if held is None else held.message}
+    end = await find_maintenance_end(services.cold)
     return {
         "on": True,
         "at": iso_ms(held.starts_ms),
+        "until": None if end is None else iso(end.until),
         "message": held.message,
         "since": iso_ms(held.asked_us / 1000),
     }

@@ -15,8 +15,10 @@ const PATIENCE_MS = 20_000;
 export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
   const spec = KINDS[kind];
   const dialog = useRef(null);
-  const [values, setValues] = useState(() => Object.fromEntries(spec.fields.map((field) => [field.name, field.value ?? ""])));
+  const [values, setValues] = useState(() => Object.fromEntries(spec.fields.map((field) => [field.name, facts[field.name] ?? field.value ?? ""])));
   const [reason, setReason] = useState("");
+  // Where it stands may know better what it is for: "End maintenance".
+  const { title, help } = { ...spec, ...facts };
   const [preview, setPreview] = useState(null);
   const [step, setStep] = useState({ name: "form" }); // form, asking, confirm, sending, sent
   const [error, setError] = useState(null);
@@ -63,10 +65,10 @@ export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
   };
 
   return html`<dialog ref=${dialog} class="action ${spec.isHard ? "hard" : ""}" aria-labelledby="action-title" onClose=${onClose}>
-    <header><h2 id="action-title">${spec.title}</h2><button type="button" class="quiet" aria-label="Close" onClick=${onClose}>✕</button></header>
+    <header><h2 id="action-title">${title}</h2><button type="button" class="quiet" aria-label="Close" onClick=${onClose}>✕</button></header>
     ${me.is_production && html`<p class="production-note">Production</p>`}
     <${Facts} facts=${facts} scope=${spec.scope} />
-    ${spec.help && html`<p class="dim">${spec.help}</p>`}
+    ${help && html`<p class="dim">${help}</p>`}
     ${step.name === "sent"
       ? html`<${Progress} first=${step.answer} onDone=${onDone} onClose=${onClose} />`
       : step.name === "confirm" || step.name === "sending"
@@ -75,7 +77,7 @@ export function ActionDialog({ me, kind, facts, lists = {}, onClose, onDone }) {
             <p><span class="dim">Reason:</span> ${reason}</p>
             ${error && html`<${Trouble} error=${error} />`}
             <footer><button type="button" onClick=${() => setStep({ name: "form" })}>← Change</button>
-              <button type="submit" class=${spec.isHard ? "danger" : "primary"} autofocus disabled=${step.name === "sending"}>${step.name === "sending" ? "One moment …" : `${spec.title}: do it`}</button></footer>
+              <button type="submit" class=${spec.isHard ? "danger" : "primary"} autofocus disabled=${step.name === "sending"}>${step.name === "sending" ? "One moment …" : `${title}: do it`}</button></footer>
           </form>`
         : html`<form onSubmit=${ask}>
             ${spec.fields.map((field) => html`<${Input} field=${field} value=${values[field.name]} lists=${lists} onChange=${(value) => setValues({ ...values, [field.name]: value })} />`)}

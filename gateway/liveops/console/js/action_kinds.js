@@ -80,17 +80,21 @@ export const KINDS = {
     fields: [
       { name: "on", label: "Maintenance", type: "select", options: [["true", "on: players are sent away and told to come back"], ["false", "off: players may come"]], value: "true" },
       { name: "at", label: "At", type: "datetime", required: false, help: "Your local time; empty: now" },
+      { name: "until", label: "Until", type: "datetime", required: false, help: "Your local time; empty: until somebody ends it" },
       text("message", "Message to players", { required: false }),
     ],
-    payload: (v) => ({ on: v.on === "true", at: v.at ? new Date(v.at).toISOString() : null, message: v.message }),
+    payload: (v) => ({ on: v.on === "true", at: v.at ? new Date(v.at).toISOString() : null, message: v.message, ...(v.until && v.on === "true" ? { until: new Date(v.until).toISOString() } : {}) }),
   },
-  drain: { title: "Drain a node", role: "admin", scope: "node", isHard: true, help: "Its players are sent to other nodes, 500 a second; nobody loses a step.", fields: [], payload: () => ({}) },
+  drain: { title: "Drain a node", role: "admin", scope: "node", isHard: true, help: "Its players are sent to other nodes, 500 a second; nobody loses a step.", fields: [], payload: (_, facts) => ({ on: !facts.isBack }) },
   replay_dead_letter: { title: "Replay", role: "operator", scope: "none", help: "Writes the event again. Mend what Postgres refused before.", fields: [], payload: (_, facts) => ({ id: facts.id }) },
   drop_dead_letter: { title: "Drop", role: "operator", scope: "none", isHard: true, help: "The event is given up for good; the audit log keeps that it was.", fields: [], payload: (_, facts) => ({ id: facts.id }) },
   release_quarantine: { title: "Release", role: "operator", scope: "progress", help: "It is flushed again at once, and put aside again if Postgres still refuses it.", fields: [], payload: () => ({}) },
 };
 
-/** Body for POST actions. `facts`: {player, experience, node, id, progress, to}; `to` is what a message is for. */
+/**
+ * Body for POST actions. `facts`: {player, experience, node, id, progress, to, isBack}; `to` is what a message is for, `isBack`
+ * lets a node take players again. A fact with the name of a field is what the field begins with.
+ */
 export function actionBody(kind, values, facts) {
   const { scope, payload } = KINDS[kind];
   const target = {};

@@ -29,7 +29,7 @@ export function TimeChart({ title, at, series, height = 150, isDays = false }) {
         padding: [6, isDays ? 32 : 16, 0, 0],
         cursor: { y: false, points: { size: 6 } },
         scales: { y: { range: (_, low, high) => [Math.min(0, low ?? 0), high > 0 ? high * 1.1 : 1] } },
-        axes: [{ ...axis, size: 26, space: 70, values: (_, splits) => splits.map((ts) => (isDays ? format.day(ts * 1000) : format.time(ts * 1000).slice(-8, splits[1] - splits[0] < 60 ? undefined : -3))) }, { ...axis, size: 56, space: 28, values: (_, splits) => splits.map((value) => show(value)) }],
+        axes: [{ ...axis, size: 26, space: 70, values: (_, splits) => splits.map((ts) => (isDays ? format.day(ts * 1000) : format.time(ts * 1000).slice(-8, splits[1] - splits[0] < 60 ? undefined : -3))) }, { ...axis, size: 56, space: 28, values: (_, splits) => splits.map((value) => (splits.every(Number.isInteger) ? show(value).replace(/\.0(?!\d)/, "") : show(value))) }],
         series: [{}, ...series.map((one, index) => ({ label: one.label, stroke: cssColour(COLOURS[index]), width: 1.6, points: { show: false }, spanGaps: false }))],
         hooks: { setCursor: [(u) => setHovered(u.cursor.idx ?? null)] },
       },

@@ -33,12 +33,12 @@ export function decimal(value, digits = 1) {
 }
 
 export function rate(value) {
-  return !isNumber(value) ? NONE : value < 10 ? decimal(value, 1) : count(value);
+  return !isNumber(value) ? NONE : value && value < 10 ? decimal(value, 1) : count(value);
 }
 
 export function ms(value) {
   if (!isNumber(value)) return NONE;
-  return value < 10 ? `${decimal(value, 1)} ms` : value < 10_000 ? `${count(value)} ms` : `${decimal(value / 1000, 1)} s`;
+  return value && value < 10 ? `${decimal(value, 1)} ms` : value < 10_000 ? `${count(value)} ms` : `${decimal(value / 1000, 1)} s`;
 }
 
 export function percent(share) {

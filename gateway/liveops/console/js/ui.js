@@ -125,6 +125,13 @@ export function Select({ value, options, onChange, label }) {
     })}</select>`;
 }
 
+/** {a: 1, b: "x"} as "a 1 · b x": what an event or an action carries is mostly flat. */
+export function plain(value, max = 60) {
+  if (value === null || value === undefined) return "";
+  if (typeof value !== "object" || Array.isArray(value)) return brief(value, 90);
+  return Object.entries(value).filter(([, one]) => one !== null && one !== "").map(([name, one]) => `${name} ${brief(one, max)}`).join(" · ");
+}
+
 /** A value of any shape as one short line. */
 export function brief(value, max = 120) {
   const text = typeof value === "string" ? value : (JSON.stringify(value) ?? "–");

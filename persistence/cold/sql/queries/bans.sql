@@ -35,6 +35,14 @@ ON CONFLICT (is_only_row) DO UPDATE SET
 WHERE maintenance.asked_at < EXCLUDED.asked_at OR maintenance.action_id = EXCLUDED.action_id
 RETURNING *;
 
+-- name: find_maintenance_end
+-- The action that the maintenance which holds was begun with, and when it is to end, if that was said.
+SELECT a.id, a.operator, a.role, e.until, e.until <= now() AS is_over
+FROM maintenance m
+    JOIN liveops_actions a ON a.id = m.action_id,
+    LATERAL (SELECT (a.payload #>> '{details,payload,until}')::timestamptz AS until) e
+WHERE m.is_on AND e.until IS NOT NULL;
+
 -- name: find_maintenance
 -- Asked by every gateway every few seconds: one row.
 SELECT * FROM maintenance;

@@ -16,7 +16,7 @@ export function RetentionPanel({ experience }) {
   return html`<${Panel} title="Retention: who came back after 1, 7 and 30 days"><${Loaded} load=${load}>${(data) => html`
     <p>${DAYS.map((day) => {
       const total = data.totals?.[`day_${day}`];
-      return total && html`<span class="key">day ${day}: <b>${format.percent(total.share)}</b> <span class="dim">(${format.count(total.retained)} of ${format.count(total.new_players)})</span></span> `;
+      return total && html`<span class="key">day ${day}: ${total.new_players ? html`<b>${format.percent(total.share)}</b> <span class="dim">(${format.count(total.retained)} of ${format.count(total.new_players)})</span>` : html`<span class="dim">too early to say</span>`}</span> `;
     })}</p>
     ${data.rows.length
       ? html`<details open=${data.rows.length <= 14}><summary>day by day</summary><${Table} label="Retention" columns=${columns} rows=${[...data.rows].reverse()} keyOf=${(row) => row.cohort} /></details>`

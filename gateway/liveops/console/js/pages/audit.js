@@ -6,7 +6,7 @@ import * as format from "../format.js";
 import { useLoad, usePages } from "../hooks.js";
 import { html, useEffect, useRef, useState } from "../preact.js";
 import { replaceQuery } from "../router.js";
-import { Badge, brief, Field, Loaded, Pager, PlayerLink, Table, Time, Trouble } from "../ui.js";
+import { Badge, brief, Field, Loaded, Pager, plain, PlayerLink, Table, Time, Trouble } from "../ui.js";
 
 export function AuditPage({ me, route }) {
   const { operator = "", action = "", player = "", from = "", to = "" } = route.query;
@@ -41,13 +41,13 @@ export function AuditTable({ me, items, hidesPlayer, onDone }) {
     { title: "Who", cell: (row) => html`${row.operator} <span class="dim">${row.role}</span>` },
     { title: "Action", cell: (row) => html`<b>${row.action}</b>${row.undo_of ? html` <span class="dim">undo of ${format.shortId(row.undo_of)}</span>` : ""}` },
     !hidesPlayer && { title: "Player", cell: (row) => html`<${PlayerLink} id=${row.player} experience=${row.experience} />` },
-    { title: "What", className: "clip", cell: (row) => html`<span title=${brief(row.payload ?? {}, 2000)}>${row.payload && Object.keys(row.payload).length ? brief(row.payload) : ""}</span>` },
+    { title: "What", className: "clip", cell: (row) => html`<span title=${brief(row.payload ?? {}, 2000)}>${plain(row.payload)}</span>` },
     { title: "Why", className: "clip", cell: (row) => html`<span title=${row.reason}>${row.reason}</span>` },
     { title: "State", cell: (row) => html`<${Badge} value=${row.state} />${row.message && html` <span class="dim">${row.message}</span>`}` },
     { title: "", cell: (row) =>
         row.undone_by ? html`<span class="dim">undone</span>`
         : row.undo && row.state === "done" && mayDo(me, row.action in KINDS ? row.action : "edit_state")
-          ? html`<button type="button" class="quiet small" onClick=${() => setUndoing(row)}>Undo …</button>` : "" },
+          ? html`<button type="button" class="small" onClick=${() => setUndoing(row)}>Undo …</button>` : "" },
   ].filter(Boolean);
   return html`<${Table} label="Audit log" columns=${columns} rows=${items} keyOf=${(row) => row.id} empty="Nobody has done anything yet." />
     ${undoing && html`<${UndoDialog} row=${undoing} onClose=${() => setUndoing(null)} onDone=${onDone} />`}`;

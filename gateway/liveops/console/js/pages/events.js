@@ -4,7 +4,7 @@ import { useLoad } from "../hooks.js";
 import { useLive } from "../live.js";
 import { html, useRef, useState } from "../preact.js";
 import { replaceQuery } from "../router.js";
-import { brief, Empty, FeedStatus, PlayerLink, Select, Table, Time } from "../ui.js";
+import { brief, Empty, FeedStatus, plain, PlayerLink, Select, Table, Time } from "../ui.js";
 
 const SHOWN_MAX = 200;
 
@@ -49,7 +49,7 @@ export function EventsPage({ route }) {
     { title: "Event", cell: (row) => html`<button type="button" class="link" title="Only this type" onClick=${() => set({ type: row.type })}>${row.type}</button>` },
     { title: "About", className: "clip", cell: (row) => row.content_id && html`<button type="button" class="link" title="Only ${row.content_id}" onClick=${() => set({ content: row.content_id })}>${row.content_id}</button>` },
     { title: "Experience", cell: (row) => row.experience },
-    { title: "Data", className: "clip", cell: (row) => html`<span title=${brief(row.data ?? "", 2000)}>${row.data && Object.keys(row.data).length ? brief(row.data) : ""}</span>` },
+    { title: "Data", className: "clip", cell: (row) => html`<span title=${brief(row.data ?? "", 2000)}>${plain(row.data)}</span>` },
   ];
   const isFiltered = experience || type || content || player;
   return html`<div class="page-head"><h1>Live events</h1>

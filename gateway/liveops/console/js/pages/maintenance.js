@@ -18,7 +18,9 @@ export function MaintenancePage({ me }) {
     { title: "State", cell: (row) => html`<${Badge} value=${row.state} />` },
     { title: "Players", isNumber: true, cell: (row) => format.count(row.players ?? row.sessions) },
     { title: "Connections", isNumber: true, cell: (row) => format.count(row.connections) },
-    { title: "", cell: (row) => (row.state === "ready" ? button("drain", "Drain …", { node: row.node }) : "") },
+    { title: "", cell: (row) => row.state === "draining"
+        ? button("drain", "Take players again …", { node: row.node, isBack: true, title: "Take players again", help: "For a node that an operator drained. One that is being stopped goes on stopping." })
+        : row.state === "ready" ? button("drain", "Drain …", { node: row.node }) : "" },
   ];
   const banColumns = [
     { title: "Player", cell: (row) => html`<${PlayerLink} id=${row.player} />` },
@@ -34,8 +36,9 @@ export function MaintenancePage({ me }) {
         <p class="big">${data.on && !isLater(data.at) ? html`<span class="badge bad">on</span> Players are kept away${data.at && html` since <${Time} at=${data.at} />`}.`
           : data.on || data.at ? html`<span class="badge warn">planned</span> It begins <${Time} at=${data.at} /> (${format.ago(data.at)}).`
           : html`<span class="badge good">off</span> Players may come and play.`}</p>
+        ${data.until && html`<p>It ends by itself at <${Time} at=${data.until} />.</p>`}
         ${data.message && html`<p>Players are told: “${data.message}”</p>`}
-        <${ActionButtons} me=${me} mayDo=${mayDo} kinds=${["maintenance"]} facts=${{}} onDone=${reload} />`}<//><//>
+        <p>${data.on ? button("maintenance", "End maintenance …", { on: "false", title: "End maintenance" }) : button("maintenance", "Begin maintenance …", { on: "true", title: "Begin maintenance" })}</p>`}<//><//>
       <${Panel} title="A message to many"><${Broadcast} me=${me} /><//>
     </div>
     <${Panel} title="Nodes"><${Loaded} load=${nodes}>${(data) => html`<${Table} label="Nodes" columns=${nodeColumns} rows=${data.items ?? data.nodes ?? []} keyOf=${(row) => row.node} empty="No gateway has reported yet." />`}<//><//>

@@ -1,7 +1,7 @@
 // What a player did: the live trace on top (updates, acknowledgements, saves, closes, pushes), the saved events below.
 import { useLoad, usePages } from "../hooks.js";
 import { html, useState } from "../preact.js";
-import { Badge, brief, Empty, FeedStatus, Loaded, Pager, Panel, Table, Time } from "../ui.js";
+import { Badge, brief, Empty, FeedStatus, Loaded, Pager, Panel, plain, Table, Time } from "../ui.js";
 
 export const TRACE_MAX = 200;
 const QUIET_KINDS = new Set(["ack", "saved", "pong", "ping"]);
@@ -25,12 +25,6 @@ function Trace({ trace, feed }) {
       ? html`<ol class="trace">${items.map((item) => html`<li class="kind-${/^[a-z_]+$/.test(item.kind) ? item.kind : "other"}">
           <${Time} at=${item.at} precise /> <${Badge} value=${item.kind} tone=${{ close: "warn", void: "bad" }[item.kind] ?? "plain"} /> <span class="what">${describe(item)}</span></li>`)}</ol>`
       : html`<${Empty}>Nothing has happened since you opened this page. It appears here within a second.<//>`}`;
-}
-
-/** {a: 1, b: "x"} as "a 1 · b x": what an event carries is mostly flat. */
-function plain(value) {
-  if (value === null || typeof value !== "object" || Array.isArray(value)) return brief(value, 90);
-  return Object.entries(value).map(([name, one]) => `${name} ${brief(one, 60)}`).join(" · ");
 }
 
 function describe(item) {
@@ -57,7 +51,7 @@ function SavedEvents({ id, experience }) {
     { title: "When", cell: (row) => html`<${Time} at=${row.timestamp} />` },
     { title: "Event", cell: (row) => row.type },
     { title: "About", className: "clip", cell: (row) => html`<span title=${row.content_id}>${row.content_id ?? "–"}</span>` },
-    { title: "Data", className: "clip", cell: (row) => html`<span title=${brief(row.data, 2000)}>${row.data && Object.keys(row.data).length ? brief(row.data) : ""}</span>` },
+    { title: "Data", className: "clip", cell: (row) => html`<span title=${brief(row.data, 2000)}>${plain(row.data)}</span>` },
     { title: "Version", isNumber: true, cell: (row) => row.version },
   ];
   return html`<div class="filters"><input type="search" placeholder="type of event" aria-label="Type of event" value=${type} onChange=${(event) => setType(event.target.value.trim())} /></div>

@@ -28,19 +28,20 @@ export function PlayersPage({ route }) {
     { title: "Updates", isNumber: true, sort: "accepted", cell: (row) => format.count(row.updates) },
     { title: "Unsaved", isNumber: true, sort: "pending", cell: (row) => format.count(row.pending) },
     { title: "Round trip", isNumber: true, sort: "rtt_ms", cell: (row) => format.ms(row.rtt_ms) },
-    { title: "Node", cell: (row) => row.node },
-    { title: "Device", className: "clip", cell: (row) => html`<span class="id" title=${row.device}>${format.shortId(row.device)}</span>` },
+    { title: "Node", className: "clip narrow", cell: (row) => html`<span title=${row.node}>${row.node}</span>` },
+    { title: "Device", className: "clip narrow", cell: (row) => html`<span class="id" title=${row.device}>${format.shortId(row.device)}</span>` },
   ];
   return html`<div class="page-head"><h1>Players now</h1>
       <a href=${linkTo("map", experience ? [experience] : [])}>on the map</a></div>
     <form class="filters" role="search" onSubmit=${(event) => event.preventDefault()}>
-      <input type="search" placeholder="The beginning of a player's id" aria-label="Search players" value=${typed} spellcheck=${false} autocomplete="off"
+      <input type="search" placeholder="The beginning of an id" aria-label="Search players" value=${typed} spellcheck=${false} autocomplete="off"
         onInput=${(event) => { setTyped(event.target.value); set({ search: event.target.value.trim() }); }} />
       <${Select} label="Experience" value=${experience} onChange=${(value) => set({ experience: value })}
         options=${[["", "every experience"], ...(experiences.data?.items ?? []).map((one) => one.experience)]} />
       <${Select} label="State" value=${state} onChange=${(value) => set({ state: value })}
         options=${[["", "every state"], "playing", ["suspended", "in the background"], "recovering", "disconnected"]} />
-      <input type="number" min="0" step="1000" placeholder="silent for ≥ ms" aria-label="Not heard for at least, in ms" value=${lag_ms_min} onChange=${(event) => set({ lag_ms_min: event.target.value })} />
+      <input type="number" min="0" placeholder="silent for … s" aria-label="Not heard for at least, in seconds" value=${lag_ms_min && lag_ms_min / 1000}
+        onChange=${(event) => set({ lag_ms_min: event.target.value && Math.round(event.target.value * 1000) })} />
       <input type="text" placeholder="near: lat,lng,metres" aria-label="Near a place: latitude, longitude, metres" value=${near} onChange=${(event) => set({ near: event.target.value.replaceAll(" ", "") })} />
     </form>
     <${Loaded} load=${load} what="Looking for players">${(data) => html`
