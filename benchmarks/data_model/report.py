@@ -112,7 +112,8 @@ def show_cache(found: Mapping[str, Any]) -> str:
         [
             f"(b) Cache hit rates, {found['seconds']:.0f} s with an hour of {found['hour_s']} s",
             *_table(rows),
-            f"player_progress_cache_hit_rate at the end: {found['metric']:.3f}",
+            f"player_progress_cache_hit_rate at the end: {found['metric']:.3f} (of the gateway, which here sees only "
+            "hellos of players who come in anew; the reads above are a service's)",
         ]
     )
 
