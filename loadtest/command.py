@@ -22,6 +22,7 @@ import asyncio
 import shutil
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import asyncpg
@@ -36,6 +37,7 @@ from loadtest.load_test_report import LoadTestReport
 from loadtest.mud import FLAGS as MUD_FLAGS
 from loadtest.mud import LEVELS
 from loadtest.options import DROP_RATE_DEFAULT, OFFLINE_RATE_DEFAULT, Options, read_options
+from loadtest.player_tokens import read_player_tokens
 from loadtest.report_flags import add_report_arguments, publish, read_report_options, run_about_reports
 from loadtest.scenario_choice import DEFAULT
 from loadtest.target import (
@@ -213,6 +215,11 @@ def prepare(args: argparse.Namespace) -> tuple[Options, Target]:
     for track in options.tracks:
         read_track(track)
     target = find_target(args)
+    if args.token is not None:
+        tokens = read_player_tokens(args.token)
+        if options.players > len(tokens):
+            raise TargetRefused(f"--players {options.players}, and {len(tokens)} tokens: each player needs its own")
+        target = replace(target, tokens=tokens)
     check_auditable(target, options.reports.audit, is_no_return=options.is_no_return)
     if options.needs_processes:
         target.list_processes()

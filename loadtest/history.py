@@ -195,8 +195,8 @@ class HistoryWriter:
         self._packer = msgpack.Packer(autoreset=False)
         self._pack = self._packer.pack
 
-    def add_player(self, player: int, user_id: str, experience: str) -> None:
-        self._write(("player", player, user_id, experience))
+    def add_player(self, player: int, user_id: str, experience: str, *, is_whole: bool = True) -> None:
+        self._write(("player", player, user_id, experience, is_whole))
 
     def add_refused(self, player: int) -> None:
         """An update that was due could not be made."""
@@ -334,7 +334,7 @@ def _list_records(path: Path) -> Iterator[list[Any]]:
 def _read_record(players: dict[int, PlayerHistory], record: list[Any]) -> None:
     kind, player, *rest = record
     if kind == "player":
-        players[player] = PlayerHistory(user_id=rest[0], experience=rest[1])
+        players[player] = PlayerHistory(user_id=rest[0], experience=rest[1], is_whole=rest[2])
         return
     history = players[player]
     match kind:

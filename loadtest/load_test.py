@@ -121,6 +121,7 @@ class LoadTest:
     def _list_plans(self) -> list[PlayersPlan]:
         options, target = self.options, self.target
         shard_first, here = options.shard.find_part(options.players)
+        tokens = list(target.tokens.items())[shard_first : shard_first + here]
         plans = []
         for number in range(options.processes):
             first = here * number // options.processes
@@ -128,7 +129,7 @@ class LoadTest:
             plans.append(
                 PlayersPlan(
                     url=target.url,
-                    token=target.token,
+                    tokens=tokens[first:behind],
                     secret_hex=target.secret.hex() if target.secret is not None else None,
                     experience=options.experience,
                     run_id=self.run_id,

@@ -121,8 +121,8 @@ def read_options(args: argparse.Namespace) -> Options:
     ):
         if value is not None and not low <= value <= high:
             raise TargetRefused(f"{flag} must be between {low:g} and {high:g}, is {value:g}")
-    if args.token is not None and args.players > 1:
-        raise TargetRefused("--token is one player's token: say --token-secret-file for many players")
+    if args.token is not None and not args.token.startswith("@") and args.players > 1:
+        raise TargetRefused("--token is one player's token: say --token @FILE or --token-secret-file for many players")
     stages = _read("--ramp", args.ramp, parse_ramp) or ()
     if stages and args.ramp_s is not None:
         raise TargetRefused("--ramp says itself how long it takes: leave out --ramp-s")

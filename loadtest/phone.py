@@ -28,12 +28,13 @@ _JOURNAL = Path("journal")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who plays, and where: what every phone of a player has in common."""
+    """Who plays, and where: what every phone of a player has in common. `is_new`: nobody has ever played this one."""
 
     url: str
     experience: str
     user_id: str
     make_token: Callable[[], str]
+    is_new: bool = True
 
 
 class Phone:

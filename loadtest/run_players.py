@@ -50,7 +50,6 @@ class PlayersPlan:
     """What one process has to do. `first` and `players` choose from the `players_in_all` of all machines."""
 
     url: str
-    token: str | None
     secret_hex: str | None
     experience: str
     run_id: str
@@ -79,9 +78,16 @@ class PlayersPlan:
     source_addresses: list[str] = field(default_factory=list)
     ops_url: str | None = None
     ops_token: str | None = None
+    # Players whom somebody else has made: the user id and the token of each. Then nothing is known of their past.
+    tokens: list[tuple[str, str]] = field(default_factory=list)
 
     def make_user_id(self, index: int) -> str:
-        """Every run has players of its own, whatever the seed says: the state of a progress is never empty twice."""
+        """
+        Every run has players of its own, whatever the seed says: the state of a progress is never empty twice. Except
+        where tokens say who plays.
+        """
+        if self.tokens:
+            return self.tokens[index - self.first][0]
         return str(uuid.uuid5(uuid.UUID(self.run_id), f"player {index}"))
 
     def list_stays(self) -> list[Stay]:
@@ -170,8 +176,9 @@ def _make_game(plan: PlayersPlan, writer: HistoryWriter) -> Game:
 def _make_player(plan: PlayersPlan, index: int, game: Game) -> Player:
     user_id = plan.make_user_id(index)
     secret = bytes.fromhex(plan.secret_hex) if plan.secret_hex is not None else None
-    target = Target(plan.url, None, token=plan.token, secret=secret)
-    account = Account(plan.url, plan.experience, user_id, functools.partial(target.make_token, user_id))
+    target = Target(plan.url, None, token=plan.tokens[index - plan.first][1] if plan.tokens else None, secret=secret)
+    make_token = functools.partial(target.make_token, user_id)
+    account = Account(plan.url, plan.experience, user_id, make_token, is_new=not plan.tokens)
     kind = Player if game.mud == Mud() else MuddyPlayer
     return kind(index, account, make_random(f"{plan.random_seed}/{index}"), game)
 

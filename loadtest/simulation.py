@@ -67,7 +67,7 @@ class Player:
         self._jobs: list[Callable[[], Coroutine[Any, Any, None]]] | None = None
         self._task: asyncio.Task[None] | None = None
         self._until_away = draw_until(rng, game.away_rate) if game.away_rate else 0
-        game.writer.add_player(index, account.user_id, account.experience)
+        game.writer.add_player(index, account.user_id, account.experience, is_whole=account.is_new)
         self._add_phone()
 
     # --- what a scenario sees ----------------------------------------------------------------------------------------

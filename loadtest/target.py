@@ -48,12 +48,15 @@ class Target:
     database_url: str | None
     token: str | None = field(default=None, repr=False)
     secret: bytes | None = field(default=None, repr=False)
+    tokens: Mapping[str, str] = field(default_factory=dict, repr=False)  # of players whom somebody else has made
     ready_file: Path | None = None
     ops_url: str | None = None
     ops_token: str | None = field(default=None, repr=False)
 
     def make_token(self, user_id: str, *, ttl_s: int = TOKEN_TTL_S) -> str:
         """A fresh token for this player, or the one that was given."""
+        if self.tokens:
+            return self.tokens[user_id]
         if self.token is not None:
             return self.token
         assert self.secret is not None
@@ -81,7 +84,7 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
         "--url", metavar="URL", help="play URL, ws(s)://HOST:PORT/v1/play (default: that of the running `wayhold dev`)"
     )
     tokens = parser.add_mutually_exclusive_group()
-    tokens.add_argument("--token", metavar="JWT", help="the player's token (one player only)")
+    tokens.add_argument("--token", metavar="JWT", help="the player's token; for many: @FILE, one in a line")
     tokens.add_argument("--token-secret-file", type=Path, metavar="FILE", help="file with the HS256 secret for tokens")
     parser.add_argument(
         "--database-url", metavar="URL", help="Postgres to look into afterwards (default: that of the running `dev`)"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import uuid
 
 import pytest
 
 from loadtest.command import Options as LoadTestOptions
 from loadtest.command import add_arguments, read_options, run
 from loadtest.run_players import PlayersPlan
-from loadtest.target import TargetRefused
+from loadtest.target import Target, TargetRefused
 
 
 def options(*flags: str) -> LoadTestOptions:
@@ -52,15 +53,16 @@ def test_refusals_are_one_line_and_exit_codes_are_those_of_the_page(capsys: pyte
     add_arguments(parser)
     assert run(parser.parse_args(["--players", "0"])) == 2
     assert run(parser.parse_args(["--data-dir", "/none/at/all"])) == 3
-    assert run(parser.parse_args(["--url", "ws://x/v1/play", "--token", "t", "--players", "1"])) == 3
+    token = Target("ws://x", None, secret=bytes(32)).make_token(str(uuid.uuid4()))
+    assert run(parser.parse_args(["--url", "ws://x/v1/play", "--token", "t", "--players", "1"])) == 2
+    assert run(parser.parse_args(["--url", "ws://x/v1/play", "--token", token, "--players", "1"])) == 3
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 and all(line.startswith("wayhold loadtest: ") for line in lines)
+    assert len(lines) == 4 and all(line.startswith("wayhold loadtest: ") for line in lines)
 
 
 def test_every_run_has_players_of_its_own_and_stories_that_repeat() -> None:
     facts = {
         "url": "ws://x",
-        "token": None,
         "secret_hex": "00",
         "experience": "e",
         "first": 0,
