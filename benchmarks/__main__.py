@@ -31,7 +31,14 @@ from benchmarks import (
 from benchmarks.accounts import is_supported
 from benchmarks.bars import list_rows
 from benchmarks.installation import Cores
-from benchmarks.machine import Noise, describe_machine, describe_versions
+from benchmarks.machine import (
+    YARDSTICK_OF_BARS_US,
+    Noise,
+    describe_machine,
+    describe_versions,
+    measure_yardstick,
+    show_yardsticks,
+)
 from benchmarks.modules import run_flush, run_micro
 from benchmarks.plan import MINUTES, Plan
 from gateway.app.launch import raise_file_limit
@@ -126,6 +133,7 @@ def run_part(plan: Plan, name: str) -> dict[str, Any]:
     """What the part found, or why it could not; never raises for what went wrong inside."""
     about, run = PARTS[name]
     plan.say(f"── {name}: {about}")
+    yardstick_us = measure_yardstick()
     noise, began = Noise(), time.monotonic()
     found: dict[str, Any]
     try:
@@ -134,7 +142,12 @@ def run_part(plan: Plan, name: str) -> dict[str, Any]:
         traceback.print_exc()
         found = {"failed": f"{type(error).__name__}: {error}"}
         plan.say(f"{name} FAILED: {error}; going on")
-    return {**found, "seconds": round(time.monotonic() - began, 1), "others_cores": noise.read_cores()}
+    return {
+        **found,
+        "seconds": round(time.monotonic() - began, 1),
+        "others_cores": noise.read_cores(),
+        "yardstick_us": [yardstick_us, measure_yardstick()],  # before and after
+    }
 
 
 async def _within(work: Awaitable[dict[str, Any]], deadline_s: float) -> dict[str, Any]:
@@ -163,6 +176,7 @@ def show_table(result: dict[str, Any]) -> str:
     for name, share in shares.items():
         lines.append(f"this tree ÷ the other, {name.removeprefix('against_').removesuffix('_share')} CPU: {share:g}")
     lines += ["", f"cores that somebody else kept busy meanwhile: {busy or '-'}"]
+    lines.append(f"yardstick, µs ({YARDSTICK_OF_BARS_US:g} where the bars were set): {show_yardsticks(result) or '-'}")
     if result["is_quick"]:
         lines.append("--quick: these figures show that it works, and nothing else")
     return "\n".join(lines)

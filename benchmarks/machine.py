@@ -8,12 +8,17 @@ import os
 import platform
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 from benchmarks.load_processes import ROOT
+from benchmarks.walk_step import make_update
 
 PACKAGES = ("uvloop", "websockets", "redis", "hiredis", "asyncpg", "msgpack", "pydantic", "PyJWT", "prometheus_client")
 
@@ -34,6 +39,31 @@ def describe_versions() -> dict[str, str]:
         with suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+YARDSTICK_OF_BARS_US = 0.8
+"""What `measure_yardstick` says on the machine that the bars were set on."""
+
+
+def measure_yardstick(rounds: int = 5, turns: int = 4_000) -> float:
+    """
+    CPU, in µs, of `msgpack.unpackb` of one `walk-step` frame: how fast this machine is just now. It has nothing of ours
+    in it, so what grows with it is the machine's.
+    """
+    payload = msgpack.packb(make_update(1, 1))
+    found = []
+    for _ in range(rounds):
+        began = time.process_time()
+        for _ in range(turns):
+            msgpack.unpackb(payload)
+        found.append((time.process_time() - began) / turns * 1e6)
+    return round(sorted(found)[rounds // 2], 2)
+
+
+def show_yardsticks(result: Mapping[str, Any]) -> str:
+    """Before and after each part of a result; parts of older ones have none."""
+    found = {name: part["yardstick_us"] for name, part in result["parts"].items() if "yardstick_us" in part}
+    return ", ".join(f"{name} {before:g} and {after:g}" for name, (before, after) in found.items())
 
 
 class Noise:

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.bars import BARS, show
 from benchmarks.charts import draw_bars, draw_ranges
 from benchmarks.load_processes import ROOT
+from benchmarks.machine import YARDSTICK_OF_BARS_US, show_yardsticks
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 RESULT = ROOT / "docs" / "benchmarks.json"
@@ -87,6 +88,7 @@ def make_machine(result: Mapping[str, Any]) -> str:
         (part["installation"] for part in result["parts"].values() if "installation" in part), {}
     )
     busy = ", ".join(f"{name} {part.get('others_cores', 0):g}" for name, part in result["parts"].items())
+    yardsticks = show_yardsticks(result)
     ours = [f"`{name}` {value:,g}" for name, value in facts.get("settings", {}).items()]
     postgres = [f"`{name}` {value}" for name, value in facts.get("postgres_settings", {}).items()]
     valkey = [f"`{name}` {value}" for name, value in facts.get("valkey_settings", {}).items()]
@@ -97,6 +99,11 @@ def make_machine(result: Mapping[str, Any]) -> str:
         ("system", machine["system"]),
         ("cores used", result["pinning"]),
         ("kept busy by others", f"cores, on average: {busy}"),
+        (
+            "yardstick",
+            f"`msgpack.unpackb` of one frame, µs before and after each part: {yardsticks or '–'}; "
+            f"{YARDSTICK_OF_BARS_US:g} on the machine that the bars were set on",
+        ),
         ("versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("servers", f"Valkey {facts.get('valkey', '?')}, PostgreSQL {facts.get('postgres', '?')}"),
         ("settings that are not production's defaults", ", ".join(ours) or "none"),
