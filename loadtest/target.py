@@ -28,6 +28,7 @@ EXIT_OK, EXIT_BAD, EXIT_USAGE, EXIT_DEPENDENCY, EXIT_INTERRUPTED = 0, 1, 2, 3, 1
 READY_FILE = "ready.json"
 READY_FORMAT = 1
 SECRET_FILE = "jwt_secret"
+OPS_TOKEN_FILE = "ops_token"
 SECRET_BYTES_MAX = 4096
 TOKEN_TTL_S = 3600
 
@@ -147,7 +148,7 @@ def find_target(args: argparse.Namespace, environment: Mapping[str, str] = os.en
         secret=secret,
         ready_file=ready_file if ready is not None and is_dev else None,
         ops_url=ready.get("ops_url") if is_dev and ready is not None else environment.get("WAYHOLD_OPS_URL"),
-        ops_token=environment.get("WAYHOLD_OPS_TOKEN"),
+        ops_token=environment.get("WAYHOLD_OPS_TOKEN") or (_find_ops_token(data_dir) if is_dev else None),
     )
 
 
@@ -171,6 +172,14 @@ def _read_secret(file: Path) -> bytes:
     if not secret:
         raise TargetRefused(f"the token secret {file} is empty")
     return secret
+
+
+def _find_ops_token(data_dir: Path) -> str | None:
+    """What the ops process of `dev` leaves there for its owner."""
+    try:
+        return (data_dir / OPS_TOKEN_FILE).read_text().strip() or None
+    except (OSError, ValueError):
+        return None
 
 
 def _read_ready(file: Path) -> dict[str, Any] | None:

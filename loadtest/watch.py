@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 LOOK_S_MAX = 5.0
 LOOK_BYTES_MAX = 4 << 20
 LIVE, METRICS = "/api/v1/live?topics=figures", "/metrics"
+# A feed begins with other things than figures, at once; who took those for a look has seen nothing.
+FIGURES = b"\nevent: figures\ndata: "
+CLOSED_TO_US = frozenset({401, 403, 404})
 
 
 class Watch:
@@ -21,16 +24,19 @@ class Watch:
         parts = urlsplit(ops_url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
         self._token = token
-        self._has_feed: bool | None = None if token else False
+        self.has_feed: bool | None = None if token else False  # None: nobody has tried yet
 
     async def look(self) -> None:
         """Raises OSError, TimeoutError, ValueError, EOFError when there was nothing to see."""
         async with asyncio.timeout(LOOK_S_MAX):
-            if self._has_feed is not False:
-                status = await self._get(LIVE, until=b"\n\n")
-                self._has_feed = status == 200
-                if self._has_feed:
+            if self.has_feed is not False:
+                status = await self._get(LIVE, until=FIGURES)
+                if status == 200:
+                    self.has_feed = True
                     return
+                if status not in CLOSED_TO_US:  # too many feeds, a store that is away: nothing seen this time
+                    raise ValueError(f"{LIVE} answered {status}")
+                self.has_feed = False
             status = await self._get(METRICS)
             if status != 200:
                 raise ValueError(f"{METRICS} answered {status}")
@@ -39,11 +45,13 @@ class Watch:
         reader, writer = await asyncio.open_connection(self._host, self._port)
         try:
             token = f"Authorization: Bearer {self._token}\r\n" if self._token else ""
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: {self._host}\r\n{token}Connection: close\r\n\r\n".encode())
+            host = f"{self._host}:{self._port}"
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}Connection: close\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             status = int(head.split(b" ", 2)[1])
             if until is not None and status == 200:
                 await reader.readuntil(until)
+                await reader.readuntil(b"\n\n")
                 return status
             read = 0
             while data := await reader.read(65536):

@@ -5,6 +5,8 @@ stands still.
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import json
 import re
 import signal
@@ -16,7 +18,8 @@ from typing import Any
 import pytest
 
 from loadtest.faults import list_parents
-from loadtest.target import is_alive
+from loadtest.target import add_target_arguments, find_target, is_alive
+from loadtest.watch import Watch
 from tests.acceptance.dev_rig import RunningDev, run_dev
 
 pytestmark = pytest.mark.timeout(180)
@@ -54,6 +57,18 @@ def test_every_update_of_many_players_is_in_postgres_once_and_in_order(dev: Runn
     )
     assert said["audit"]["offered"] == 60 * 6 * 4
     assert said["resumes"] > 0 and said["settled_s"] is not None
+
+
+def test_an_operator_of_the_load_test_sees_the_figures_of_the_live_feed(dev: RunningDev) -> None:
+    """It took a `dev` of this machine for one that lets nobody in: the token that lies there was not looked for."""
+    parser = argparse.ArgumentParser()
+    add_target_arguments(parser)
+    target = find_target(parser.parse_args(["--data-dir", str(dev.data_dir)]), {})
+    assert target.ops_url is not None
+    for token, has_feed in ((target.ops_token, True), ("of nobody", False)):
+        watch = Watch(target.ops_url, token)
+        asyncio.run(watch.look())
+        assert watch.has_feed is has_feed
 
 
 def test_gateway_flusher_and_valkey_killed_in_the_middle_lose_nothing(dev: RunningDev, tmp_path: Path) -> None:
