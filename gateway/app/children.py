@@ -45,7 +45,6 @@ from pathlib import Path
 from typing import Any
 
 from gateway.app.errors import PortTaken, SettingsError
-from persistence.embedded.child import put_behind_play
 from persistence.embedded.log_file import open_log
 
 LISTEN_BACKLOG = 4096
@@ -55,7 +54,6 @@ READY_LINE_BYTES_MAX = 4096
 class PythonChild:
     """
     One supervised Python process; it can be spawned again after it died. Owns its log file and its ready pipe.
-    `is_behind_play`: no player waits for it, so it runs at a lower priority.
 
     Logs go straight into the file (or our stderr without one): a pipe through the supervisor could block a gateway's
     event loop whenever the supervisor is slow.
@@ -69,7 +67,6 @@ class PythonChild:
         *,
         log_path: Path | None = None,
         sockets: Mapping[str, socket.socket] | None = None,
-        is_behind_play: bool = False,
     ) -> None:
         self.name = name
         self.log_path = log_path
@@ -77,7 +74,6 @@ class PythonChild:
         self._command = list(command)
         self._environment = dict(environment)
         self._sockets = dict(sockets or {})
-        self._is_behind_play = is_behind_play
         self._process: subprocess.Popen[bytes] | None = None
         self._ready_fd: int | None = None
         self._ready_text = b""
@@ -123,8 +119,6 @@ class PythonChild:
                 # Ctrl-C goes to the whole foreground group; only the supervisor decides in which order things end.
                 start_new_session=True,
             )
-            if self._is_behind_play:
-                put_behind_play(self._process.pid)
         finally:
             os.close(ready_write)
             if log_fd is not None:

@@ -100,13 +100,7 @@ def add_children(
     for number in range(1, settings.flushers + 1):
         name = f"flusher-{number}"
         supervisor.add(
-            PythonChild(
-                name,
-                _command("run_flusher", number),
-                environment,
-                log_path=_log_path(logs_dir, name),
-                is_behind_play=True,
-            ),
+            PythonChild(name, _command("run_flusher", number), environment, log_path=_log_path(logs_dir, name)),
             stage=STAGE_FLUSHERS,
             stop_deadline_s=settings.final_flush_s + STOP_MARGIN_S,
             start_deadline_s=START_DEADLINE_S,
@@ -139,7 +133,6 @@ def add_children(
         },
         log_path=_log_path(logs_dir, "ops-1"),
         sockets={"WAYHOLD_OPS_FD": ports.ops},
-        is_behind_play=True,
     )
     supervisor.add(
         ops,

@@ -9,33 +9,18 @@ Refused: restarting. When and how often a dead child comes back is the superviso
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from persistence.embedded.errors import ChildFailed
 from persistence.embedded.log_file import list_last_lines
 
-__all__ = [
-    "Child",
-    "ChildFailed",
-    "put_behind_play",
-    "start_all_and_wait",
-    "start_and_wait",
-    "stop_all_and_wait",
-    "stop_and_wait",
-]
+__all__ = ["Child", "ChildFailed", "start_all_and_wait", "start_and_wait", "stop_all_and_wait", "stop_and_wait"]
 
 READY_POLL_S = 0.01
 LOG_TAIL_LINES = 20
-BEHIND_PLAY_NICENESS = 5
-"""
-Added to the niceness of what no player waits for: a third of the processor's time for it when all want it. It still
-gets on, so a flush under load is later and not starved.
-"""
 
 
 @runtime_checkable
@@ -75,13 +60,6 @@ class Child(Protocol):
 
     def kill(self) -> None:
         """End the process at once. Does nothing when there is no process."""
-
-
-def put_behind_play(pid: int) -> None:
-    """A process just started: where it shares processors with those that players wait for, it goes behind them."""
-    with suppress(OSError):  # it has ended, or the system does not let us: it works all the same
-        niceness = os.getpriority(os.PRIO_PROCESS, 0) + BEHIND_PLAY_NICENESS
-        os.setpriority(os.PRIO_PROCESS, pid, min(19, niceness))
 
 
 def start_and_wait(child: Child, deadline_s: float = 60.0) -> None:

@@ -20,7 +20,7 @@ from typing import ClassVar
 from urllib.parse import quote
 
 from persistence.embedded.binaries import ServerBinary, get_postgres
-from persistence.embedded.child import LOG_TAIL_LINES, put_behind_play
+from persistence.embedded.child import LOG_TAIL_LINES
 from persistence.embedded.errors import ChildFailed, EmbeddedUnfit
 from persistence.embedded.log_file import list_last_lines
 from persistence.embedded.postgres_wire import DATABASE_MISSING, PostgresRefused, run_sql
@@ -110,8 +110,6 @@ class EmbeddedPostgres(EmbeddedServer):
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         argv = [*run_as.prefix, str(run_as.binary.path), "-D", str(run_as.data_dir), *options]
         self._launch(argv, uid=run_as.uid, gid=run_as.gid, env=ENVIRONMENT)
-        assert self._process is not None
-        put_behind_play(self._process.pid)
         while not (self._is_pid_file_ready(run_as.data_dir) and self._has_database()):
             yield
 

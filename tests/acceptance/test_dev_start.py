@@ -86,10 +86,6 @@ def test_start_look_stop_and_start_again() -> None:
         wait_until(lambda: any(line.startswith("ready in ") for line in dev.read_log().splitlines()), "ready in")
         assert set(ready["processes"]) == {"supervisor", "valkey", "postgres", "flusher-1", "gateway-1", "ops-1"}
         assert ready["play_url"].endswith("/v1/play") and ready["format"] == 1
-        niceness = {name: os.getpriority(os.PRIO_PROCESS, pid) for name, pid in ready["processes"].items()}
-        # Whom players wait for goes before the others on the processors that they share.
-        assert niceness["gateway-1"] == niceness["valkey"] == niceness["supervisor"]
-        assert niceness["postgres"] == niceness["flusher-1"] == niceness["ops-1"] > niceness["gateway-1"]
         assert (dev.data_dir / "ready.json").stat().st_mode & 0o777 == 0o600
         assert (dev.data_dir / "jwt_secret").stat().st_mode & 0o777 == 0o600
         secret = (dev.data_dir / "jwt_secret").read_text()
