@@ -2,8 +2,8 @@
 The driver of the session machine: a socket, a journal and a clock around it, for asyncio.
 
 It is cheap: one task and one timer for each player, so that one process can hold thousands. A slow socket is never
-waited for: at most `WRITE_AHEAD_BYTES_MAX` are written ahead of it, the rest stays in the journal. Every wait has a
-deadline.
+waited for: at most `WRITE_AHEAD_BYTES_MAX` are written ahead of it at once, and nothing once it says that it is full;
+the rest stays in the journal. Every wait has a deadline.
 
 Not here: what a game calls (player_client.py), when to send what (machine.py), what survives a crash (journal.py).
 """
@@ -70,6 +70,8 @@ class ClientDriver:
         "_codec",
         "_connect_timeout_s",
         "_connection",
+        "_is_fill_due",
+        "_is_performing",
         "_journal",
         "_listener",
         "_loop",
@@ -139,6 +141,8 @@ class ClientDriver:
         self._wake: asyncio.Future[None] | None = None
         self._next_connect: Connect | None = None
         self._waiting = Waiting()
+        self._is_performing = False
+        self._is_fill_due = False  # an update was made meanwhile
         self._query_count = 0
         self._resets = 0
         self._renumbered: dict[int, int] = {}
@@ -249,16 +253,26 @@ class ClientDriver:
         self._arm()
 
     def _perform(self, actions: list[Action]) -> None:
-        """Carry out what the machine decided, in order."""
-        for action in actions:
-            if type(action) is Send:
-                self._write(action.frame)
-            elif type(action) is Accepted:
-                self._note_accepted(action.seq)
-            elif type(action) is Forget:
-                self._forget(action.seq)
-            else:
-                self._perform_rare(action)
+        """
+        Carry out what the machine decided, in order. A listener may make an update in the middle of it: that goes after
+        what the machine has decided to send before.
+        """
+        was_performing, self._is_performing = self._is_performing, True
+        try:
+            for action in actions:
+                if type(action) is Send:
+                    self._write(action.frame)
+                elif type(action) is Accepted:
+                    self._note_accepted(action.seq)
+                elif type(action) is Forget:
+                    self._forget(action.seq)
+                else:
+                    self._perform_rare(action)
+        finally:
+            self._is_performing = was_performing
+        if self._is_fill_due and not was_performing:
+            self._is_fill_due = False
+            self._perform(self._machine.journal_synced(self._now_ms()))
 
     def _perform_rare(self, action: Action) -> None:
         machine, connection = self._machine, self._connection
@@ -320,6 +334,8 @@ class ClientDriver:
         if connection is not None:
             codec = codec_for(connection.subprotocol)
             connection.write(codec.encode(frame), codec.is_text)
+            if connection.paused:
+                self._machine.note_choked()
 
     def _on_writable(self, connection: PlayerSocket) -> None:
         if connection is self._connection and not connection.paused:

@@ -210,8 +210,12 @@ class SessionMachine(Hearing):
         self._fill(now_ms, out)
         return out
 
+    def note_choked(self) -> None:
+        """The socket takes no more for now: updates stay in the journal until `writable`."""
+        self._outbox.is_choked = True
+
     def writable(self, now_ms: int) -> list[Action]:
-        """The socket has taken what it was given (after `More`)."""
+        """The socket has taken what it was given (after `More` or `note_choked`)."""
         out: list[Action] = []
         self._outbox.is_choked = False
         self._fill(now_ms, out)

@@ -279,8 +279,12 @@ class PlayerClient(ClientDriver):
         """
         seq = self._append(event, effects, durable)
         packed = self._packed
-        if packed is not None and (payload := self._machine.send_made(seq, self._now_ms())) is not None:
+        if self._is_performing and self._journal.synced >= seq:
+            self._is_fill_due = True  # a listener made it, and what was made before is not all written yet
+        elif packed is not None and (payload := self._machine.send_made(seq, self._now_ms())) is not None:
             packed.write(MSGPACK.encode_update(seq, payload), False)
+            if packed.paused:
+                self._machine.note_choked()
             # This moves deadlines away, and the timer looks again when it fires.
             if self._timer is None:
                 self._arm()
@@ -386,7 +390,7 @@ class PlayerClient(ClientDriver):
             try:
                 self._listener.on_journaled(journal.device, seq, payload, body)
             except Exception:
-                log.exception("the listener failed in on_made")
+                log.exception("the listener failed in on_journaled")
         return seq
 
     async def _sync_made(self, seq: int) -> None:
