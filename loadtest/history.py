@@ -188,6 +188,7 @@ class HistoryWriter:
 
     def __init__(self, path: Path, *, is_crash_safe: bool) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._size_bytes = 0
         self._records_max = 1 if is_crash_safe else self.RECORDS_MAX
         self._records = 0
         # It keeps what it packed until `flush`: no object for each record. What could not be packed would take the
@@ -275,12 +276,20 @@ class HistoryWriter:
         self._write(("close", player, code))
 
     def flush(self) -> None:
-        """Hand what is kept back to the operating system."""
+        """
+        Hand what is kept back to the operating system. Raises OSError when the disk does not take it: nothing of it is
+        in the file then, or half a record would be read together with the next one.
+        """
         view = memoryview(self._packer.bytes())
         self._packer.reset()
         self._records = 0
-        while view:
-            view = view[os.write(self._file, view) :]
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError:
+            os.ftruncate(self._file, self._size_bytes)
+            raise
+        self._size_bytes = os.lseek(self._file, 0, os.SEEK_CUR)
 
     def close(self) -> None:
         self.flush()

@@ -203,7 +203,8 @@ class Player:
                 self._go_away()
         if not self._is_open or (self._link is not None and self._link.down_until_s):
             recording.is_away = True
-        recording.making = (self._due_ms, expected_code)
+        # An ErrorCode or somebody's own kind of integer: the history takes plain ones.
+        recording.making = (self._due_ms, None if expected_code is None else int(expected_code))
         if event is not None and (past_s or "lat" in event or recording.clock_skew_ms):
             at_ms = game.schedule.now_ms() - past_s * 1000 + recording.clock_skew_ms
             event = {**event, "at": int(at_ms)}

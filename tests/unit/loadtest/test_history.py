@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -105,6 +106,30 @@ def test_what_is_no_history_is_not_read_as_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "old").write_bytes(b'["player",7,"user","wylding-woods"]\n')
     with pytest.raises(ValueError, match="old is no history"):
         read_histories([tmp_path / "old"])
+
+
+def test_a_disk_that_is_full_in_the_middle_of_a_record_leaves_no_half_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = HistoryWriter(tmp_path / "history", is_crash_safe=True)
+    writer.add_player(1, "user", "wylding-woods")
+    write = os.write
+    written: list[int] = []
+
+    def write_a_part(file: int, data: memoryview) -> int:
+        if written:
+            raise OSError(errno.ENOSPC, "no space left")
+        written.append(write(file, data[:5]))
+        return written[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", write_a_part)
+        with pytest.raises(OSError, match="no space"):
+            writer.add_error(1, 201)
+    writer.add_error(1, 202)
+    writer.close()
+    [history] = read_histories([tmp_path / "history"])
+    assert written == [5] and history.errors == {202: 1}
 
 
 def test_a_crash_safe_history_survives_sigkill(tmp_path: Path) -> None:
