@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections.abc import AsyncIterator
 
 import pytest
+import redis.asyncio as redis_asyncio
 
 from gateway.liveops.live import hub as hubs
 from gateway.liveops.live.table import Table
@@ -79,6 +81,20 @@ async def test_what_is_typed_finds_players_by_their_id_first_and_those_who_are_t
         assert await search("  ") == [] and await search("nobody is called so") == []
         (item,) = (await viewer.get("/api/v1/search", text=here)).json["items"]
         assert (item["state"], item["experience"], item["device"]) == ("playing", EXPERIENCE, "tablet-9")
+
+
+async def test_a_redis_that_is_slow_keeps_nobody_from_finding_a_session(rig: Rig, ops: OpsRig, redis_url: str) -> None:
+    viewer, user = await ops.somebody(), new_user()
+    async with rig.player(user) as player, redis_asyncio.Redis.from_url(redis_url) as redis:
+        await player.accept(1, event=visit("gate"))
+        (item,) = (await viewer.get("/api/v1/sessions", search=user)).json["items"]
+        assert item["location"] == "gate"
+        await redis.execute_command("CLIENT", "PAUSE", "900")
+        began = time.monotonic()
+        (item,) = (await viewer.get("/api/v1/sessions", search=user)).json["items"]
+        assert item["user_id"] == user and item["location"] is None
+        assert time.monotonic() - began < 0.8
+        await player.accept(2, event=visit("far"))
 
 
 async def _is_gone(viewer: Client, user: str) -> bool:

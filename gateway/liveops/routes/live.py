@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Annotated, Any
 
@@ -29,6 +30,9 @@ Viewing = Annotated[Operator, Depends(require_role("viewer"))]
 Text = Annotated[str, Query(max_length=300)]
 
 METRES_MAX = 1_000_000.0
+
+PLACES_WAIT_S = 0.25
+"""A page of sessions waits no longer for where its players are: who looks for somebody has found them without it."""
 
 
 @router.get("/overview")
@@ -150,10 +154,11 @@ async def watch(
 
 
 async def _find_places(services: Services, rows: list[Row]) -> list[str | None]:
-    """The location in each player's state; unknown while Redis is away."""
+    """The location in each player's state; unknown while Redis is away or has no time for it."""
     try:
-        found = await services.hot.find_places([ProgressKey(row.user_id, row.experience) for row in rows])
-    except PersistenceError:
+        async with asyncio.timeout(PLACES_WAIT_S):
+            found = await services.hot.find_places([ProgressKey(row.user_id, row.experience) for row in rows])
+    except (PersistenceError, TimeoutError):
         return [None] * len(rows)
     places: list[str | None] = []
     for text in found:
