@@ -164,7 +164,9 @@ def make_rates(result: Mapping[str, Any]) -> str:
                 *(show(cpu.get(kind, 0.0)) for kind in KINDS),
             )
         )
-    return _table(
+    charts = _chart("latency.svg", "Ack latency from when the update was due", rows)
+    charts += _chart("cpu_per_update.svg", "Where the CPU of one update goes", rows)
+    return charts + _table(
         (
             "load",
             "p50 ms",
