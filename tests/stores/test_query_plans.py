@@ -490,7 +490,7 @@ DATA_MODEL: dict[str, tuple[str, Case]] = {
 
 
 # What a fill makes none of: dead letters, nearly all of them dropped, and actions, nearly all of them done. Those that
-# are open belong to the player with the longest history.
+# are open belong to the player with the longest history, as does the sample; the first of several whose is as long.
 MORE_ROWS = """
 INSERT INTO dead_letters (id, experience_progress_id, device_id, seq, version, payload, reason, sqlstate, dropped_at)
 SELECT gen_random_uuid(), id, 'phone', 1, 1, '', 'refused', '22000', now() FROM experience_progress;
@@ -502,7 +502,8 @@ SELECT gen_random_uuid(), p.id, n, f.user_id, p.experience_id, 'somebody', 'serv
        CASE WHEN p.id = longest.id THEN 'requested' ELSE 'done' END,
        now() - interval '1 day', CASE WHEN p.id <> longest.id THEN now() END
 FROM experience_progress p JOIN player_profiles f ON f.id = p.player_id, generate_series(1, 2) AS n,
-     (SELECT id FROM experience_progress WHERE experience_id = 'wylding-woods' ORDER BY version DESC LIMIT 1) longest;
+     (SELECT id FROM experience_progress WHERE experience_id = 'wylding-woods'
+      ORDER BY version DESC, id LIMIT 1) longest;
 -- As autovacuum does: half of these queries read nothing but an index.
 VACUUM (ANALYZE) experience_progress;
 VACUUM (ANALYZE) dead_letters;
@@ -544,7 +545,7 @@ async def pick(connection: Any) -> Sample:
            FROM experience_progress p
            JOIN player_profiles f ON f.id = p.player_id
            JOIN device_streams d ON d.experience_progress_id = p.id
-           WHERE p.experience_id = 'wylding-woods' ORDER BY p.version DESC LIMIT 2"""
+           WHERE p.experience_id = 'wylding-woods' ORDER BY p.version DESC, p.id LIMIT 2"""
     )
     session_id = await connection.fetchval(
         "SELECT id FROM player_sessions WHERE user_id = $1 LIMIT 1", rows[0]["user_id"]
