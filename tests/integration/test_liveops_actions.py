@@ -14,8 +14,10 @@ import pytest
 
 from gateway.liveops.actions import LiveOpsActions, service
 from gateway.liveops.actions.catalogue import ACTIONS, Target
+from gateway.liveops.actions.executors import Waits
 from gateway.liveops.errors import ApiError
 from persistence.actions.bans import Bans
+from persistence.actions.maintenance import find_maintenance_end
 from persistence.actions.shapes import Action
 from persistence.errors import StoreUnavailable
 from persistence.operators import Operator, Role
@@ -25,6 +27,7 @@ from protocol.client.client_errors import ClientStopped
 from protocol.client.journal import MemoryJournal
 from protocol.client.player_client import PlayerClient
 from tests.integration.gateway_rig import EXPERIENCE, Bare, Rig, hello_frame, new_user, run_flusher, run_rig, token
+from tests.waiting import wait_until
 
 ANN = Operator("ann", Role.ADMIN)
 
@@ -38,9 +41,9 @@ async def rig(redis_url: str, database_url: str) -> AsyncIterator[Rig]:
 class Desk:
     """An operator at the API, without HTTP."""
 
-    def __init__(self, rig: Rig, database_url: str, at_step: Callable[[str], None] = lambda step: None) -> None:
+    def __init__(self, rig: Rig, database_url: str, **more: Any) -> None:
         self.progress = PlayerProgress(rig.hot, rig.cold, caller="live-ops")
-        self.actions = LiveOpsActions(rig.hot, rig.cold, database_url, progress=self.progress, at_step=at_step)
+        self.actions = LiveOpsActions(rig.hot, rig.cold, database_url, progress=self.progress, **more)
         self.database_url = database_url
 
     async def act(
@@ -624,6 +627,80 @@ async def test_actions_that_wait_for_long_hold_up_none_that_come_after_them(
         assert await desk.actions.sweep(0) == 1
         assert (await desk.actions.find(said["id"]))["state"] == "done"
         stuck.set()
+
+
+async def test_sweep_of_slow_actions_ends_in_time_and_the_next_one_goes_on_where_it_stopped(
+    rig: Rig, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five hundred that took as long as they may kept one sweep busy for four minutes."""
+    monkeypatch.setattr(service, "SWEEP_PAGE", 8)
+    monkeypatch.setattr(service, "SWEEP_WIDTH", 3)
+    now_s, begun, user_id = 0.0, list[str](), new_user()
+    async with rig.player(user_id), open_desk(rig, database_url, clock=lambda: now_s) as desk:
+
+        async def take_long(action: Action) -> Any:
+            nonlocal now_s
+            begun.append(action.id)
+            now_s += service.SWEEP_FOR_S / 15
+            raise Waits("for a gateway that does not answer")
+
+        desk.actions._executors._executors["force_flush"] = take_long
+        asked = [(await desk.act("force_flush", {"player": user_id}))["id"] for _ in range(40)]
+        begun.clear()
+        rounds = []
+        for _ in range(4):
+            from_s = now_s
+            await desk.actions.sweep(0)
+            assert now_s - from_s <= service.SWEEP_FOR_S + service.ANSWER_S + 1
+            rounds.append(list(begun))
+            begun.clear()
+        assert rounds[0] + rounds[1] + rounds[2] == asked, "each once, whatever became of those before it"
+        assert all(rounds) and rounds[3] == rounds[0], "then from the beginning"
+
+
+async def test_maintenance_ends_in_time_while_a_sweep_and_a_first_look_hang(
+    rig: Rig, desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end was looked for between two sweeps only."""
+    for name in ("SWEEP_S", "MAINTENANCE_LOOK_S", "MAINTENANCE_END_S", "ANSWER_S"):
+        monkeypatch.setattr(service, name, 0.05)
+    user_id, stuck, looks = new_user(), asyncio.Event(), 0
+
+    async def wait(_: Action) -> Any:
+        stuck.set()
+        await asyncio.Event().wait()
+
+    async def hang_once(cold: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            await asyncio.Event().wait()
+        return await find_maintenance_end(cold)
+
+    async with rig.player(user_id):
+        desk.actions._executors._executors["force_flush"] = wait
+        await desk.act("force_flush", {"player": user_id})
+        begun = await desk.act("maintenance", {}, on=True, until="2199-01-01T00:00:00Z")
+    for task in list(desk.actions._running.values()):
+        task.cancel()
+    over = "jsonb_set(payload, '{details,payload,until}', '\"2001-01-01T00:00:00Z\"')"
+    await desk.execute_sql(f"UPDATE liveops_actions SET payload = {over} WHERE id = $1", begun["id"])
+    await desk.execute_sql("UPDATE liveops_actions SET created_at = created_at - interval '1 minute'")
+    stuck.clear()
+    monkeypatch.setattr(service, "ANSWER_S", service.SWEEP_FOR_S)
+    monkeypatch.setattr(service, "find_maintenance_end", hang_once)
+    running = asyncio.create_task(desk.actions.run(asyncio.Event()))
+    try:
+        await asyncio.wait_for(stuck.wait(), 10)
+
+        async def is_over() -> bool:
+            return not await desk.fetchval("SELECT is_on FROM maintenance")
+
+        await wait_until("the maintenance whose time is over has ended", is_over, 10)
+    finally:
+        running.cancel()
+        await asyncio.wait({running})
+    assert looks > 1 and [task.get_name() for task in desk.actions._running.values()] == ["action force_flush"]
 
 
 async def test_dead_letters_are_replayed_and_dropped_with_their_rows_in_one_transaction(

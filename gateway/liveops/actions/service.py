@@ -13,8 +13,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -30,7 +31,7 @@ from gateway.liveops.shapes import iso
 from gateway.telemetry.logs import get_logger
 from persistence.actions.bans import Bans, microseconds
 from persistence.actions.issuer import Issued
-from persistence.actions.journal import ActionJournal
+from persistence.actions.journal import ActionJournal, Place
 from persistence.actions.maintenance import find_maintenance, find_maintenance_end
 from persistence.actions.shapes import Action, ActionRequest, InvalidAction
 from persistence.cold.queries import queries
@@ -47,9 +48,16 @@ ANSWER_S = 5.0
 SWEEP_S = 2.0
 SWEEP_AGE_S = 10.0
 """Younger ones are left to whoever is at them."""
+SWEEP_FOR_S = 30.0
+"""A sweep ends after this; the next one goes on where it stopped."""
 SWEEP_PAGE, SWEEP_WIDTH = 50, 10
 RUNNING_MAX = 500
 """What is begun again waits by itself for what holds it up and must not block others; so it costs some memory."""
+
+MAINTENANCE_LOOK_S = 2.0
+"""How often it is asked whether maintenance is over, however long a sweep takes."""
+MAINTENANCE_END_S = 10.0
+"""How long ending it may take; what is left then is done with the next look."""
 KEY_CHARS_MAX = 200
 
 _NAMESPACE = uuid.UUID("6d3f7c52-5a7c-5b0e-9d54-0a2f4a1f9a51")
@@ -94,6 +102,7 @@ class LiveOpsActions:
         *,
         progress: PlayerProgress,
         at_step: Callable[[str], None] = lambda step: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hot = hot
         self._cold = cold
@@ -101,6 +110,8 @@ class LiveOpsActions:
         self._journal = ActionJournal(cold)
         self._bans = Bans(cold)
         self._at_step = at_step
+        self._clock = clock
+        self._swept: Place | None = None
         self._executors = Executors(hot, cold, database_url, at_step=at_step)
         self._previews = Previews(hot, cold, progress)
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -201,18 +212,15 @@ class LiveOpsActions:
     # ── carrying out ────────────────────────────────────────────────────────────────────────────────────────────────
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Finish what whoever was at it has left halfway. Never raises."""
-        while not stop.is_set():
-            with suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), SWEEP_S * random.uniform(0.7, 1.3))
-                return
-            try:
-                await self.end_maintenance()
-                await self.sweep()
-            except PersistenceError as error:
-                log.debug("sweep_failed", error=str(error))
-            except Exception:
-                log.error("sweep_failed", exc_info=True)
+        """Finish what whoever was at it has left halfway, and end maintenance in time. Never raises."""
+
+        async def end_maintenance() -> None:
+            await asyncio.wait_for(self.end_maintenance(), MAINTENANCE_END_S)
+
+        # Side by side: players must not wait outside because hundreds of other actions are stuck.
+        async with asyncio.TaskGroup() as both:
+            both.create_task(_repeat("sweep", self.sweep, SWEEP_S, stop))
+            both.create_task(_repeat("end_maintenance", end_maintenance, MAINTENANCE_LOOK_S, stop))
 
     async def end_maintenance(self) -> None:
         """
@@ -238,18 +246,25 @@ class LiveOpsActions:
         """
         Begin again what is `requested` and nobody's step, several at once; returns how many ended. One that waits for
         something goes on waiting beside those that come after it.
+
+        Ends after `SWEEP_FOR_S` (and the read that is under way). Those that were not reached are the first of the next
+        sweep, so that slow ones cannot keep it from them; after the youngest it begins with the oldest again.
         """
-        ended, place = 0, None
+        ended, until = 0, self._clock() + SWEEP_FOR_S
         while True:
-            actions, place = await self._journal.list_unexecuted(older_than_s, SWEEP_PAGE, place)
+            actions, following = await self._journal.list_unexecuted(older_than_s, SWEEP_PAGE, self._swept)
             left = [a for a in actions if a.id not in self._running and self._executors.knows(a.action)]
             for first in range(0, len(left), SWEEP_WIDTH):
-                if len(self._running) + SWEEP_WIDTH > RUNNING_MAX:
+                left_s = until - self._clock()
+                if left_s <= 0 or len(self._running) + SWEEP_WIDTH > RUNNING_MAX:
                     return ended
-                tasks = {self._start(action) for action in left[first : first + SWEEP_WIDTH]}
-                done, _ = await asyncio.wait(tasks, timeout=ANSWER_S)
+                begun = left[first : first + SWEEP_WIDTH]
+                tasks = {self._start(action) for action in begun}
+                self._swept = (begun[-1].created_at, begun[-1].id)
+                done, _ = await asyncio.wait(tasks, timeout=min(ANSWER_S, left_s))
                 ended += sum(not task.cancelled() and task.exception() is None for task in done)
-            if place is None:
+            self._swept = following
+            if following is None or self._clock() >= until:
                 return ended
 
     async def _submit(
@@ -502,6 +517,20 @@ class LiveOpsActions:
                 "GET /api/v1/audit lists them; an erase takes those of its player along",
             )
         return action
+
+
+async def _repeat(what: str, once: Callable[[], Awaitable[object]], pause_s: float, stop: asyncio.Event) -> None:
+    """Do it again and again, with a pause before each time, until asked to stop. What it raises is in the log."""
+    while not stop.is_set():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), pause_s * random.uniform(0.7, 1.3))
+            return
+        try:
+            await once()
+        except (PersistenceError, TimeoutError) as error:
+            log.debug(f"{what}_failed", error=str(error))
+        except Exception:
+            log.error(f"{what}_failed", exc_info=True)
 
 
 def _check_role(operator: Operator, kind: ActionKind, *, is_wide: bool) -> None:
