@@ -17,13 +17,13 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 
 from loadtest.audit_run import audit_run
 from loadtest.cost import Cost
-from loadtest.faults import frozen, kill_processes
+from loadtest.faults import Fault, frozen, kill_processes, wait_back
 from loadtest.history import PlayerHistory, note_untold_voids, now_ms, read_histories
 from loadtest.live import Moment, QuietView, View, open_view
 from loadtest.load_test_report import LoadTestReport
@@ -50,7 +50,7 @@ class LoadTest:
     target: Target
     folder: Path
     run_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    kills: list[tuple[float, str, int]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     frozen_ms: tuple[float, float] | None = None
     play_from_ms: float = 0.0
     commits_before: int = 0
@@ -103,7 +103,7 @@ class LoadTest:
             audit=report,
             play_s=options.seconds,
             settled_s=settled_s,
-            kills=self.kills,
+            faults=self.faults,
             freeze=freeze,
             folder=self.folder,
             start_ms=self.play_from_ms,
@@ -193,7 +193,7 @@ class LoadTest:
             await players.kill()
             self._mark("kill players")
             self._note("the players are killed and will not return")
-            self._kill()
+            await self._hit("kill", self.options.kill, signal.SIGKILL, "killed {}")
         finally:
             await _end_tasks(ticker, counter)
 
@@ -205,27 +205,32 @@ class LoadTest:
 
     async def _kill_at(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, (self.play_from_ms - now_ms()) / 1000 + at_s))
-        self._kill()
-
-    def _kill(self) -> None:
-        killed = kill_processes(self.target, self.options.kill)
-        if not killed:
-            raise TargetMissing(f"there is nothing to kill: ready.json names none of {', '.join(self.options.kill)}")
-        for name, pid in killed:
-            self.kills.append(((now_ms() - self.play_from_ms) / 1000, name, pid))
-            self._mark(f"kill {name}")
-            self._note(f"killed {name} (pid {pid})")
+        await self._hit("kill", self.options.kill, signal.SIGKILL, "killed {}")
 
     async def _restart_at(self, at_s: float) -> None:
         await asyncio.sleep(max(0.0, (self.play_from_ms - now_ms()) / 1000 + at_s))
-        ended = kill_processes(self.target, self.options.restart, signal.SIGTERM)
-        if not ended:
-            raise TargetMissing(
-                f"there is nothing to restart: ready.json names none of {', '.join(self.options.restart)}"
-            )
-        for name, pid in ended:
-            self._mark(f"restart {name}")
-            self._note(f"asked {name} (pid {pid}) to end; its supervisor starts it again")
+        said = "asked {} to end; its supervisor starts it again"
+        await self._hit("restart", self.options.restart, signal.SIGTERM, said)
+
+    async def _hit(self, how: Literal["kill", "restart"], names: list[str], with_: signal.Signals, said: str) -> None:
+        """Send the signal; returns when others have taken their places."""
+        at_ms = now_ms()
+        hit = [Fault(how, name, pid, at_ms) for name, pid in kill_processes(self.target, names, with_)]
+        if not hit:
+            raise TargetMissing(f"there is nothing to {how}: ready.json names none of {', '.join(names)}")
+        self.faults += hit
+        for fault in hit:
+            self._note(said.format(f"{fault.process} (pid {fault.pid})"))
+        try:
+            await asyncio.gather(*map(self._watch_return, hit))
+        finally:
+            for fault in hit:
+                self._mark(f"{how} {fault.process}", at_ms, fault.back_ms)
+
+    async def _watch_return(self, fault: Fault) -> None:
+        await wait_back(self.target, fault)
+        if fault.back_s is not None:
+            self._note(f"{fault.process} is ready again after {fault.back_s:.1f} s (pid {fault.back_pid})")
 
     async def _freeze_postgres(self) -> None:
         """Let Postgres stand still, from a third of the play on."""

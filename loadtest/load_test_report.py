@@ -13,9 +13,10 @@ from typing import Any
 
 from loadtest.audit import AuditReport
 from loadtest.cost import show_cost
+from loadtest.faults import BACK_WAIT_S, Fault
 from loadtest.history import PlayerHistory
 from loadtest.options import Options
-from loadtest.report import FreezeReport, ack_latency, saved_latency, show_counts, sum_counts
+from loadtest.report import FreezeReport, ack_latency, ack_meanwhile, saved_latency, show_counts, sum_counts
 from loadtest.report_document import make_document, read_run
 from loadtest.scenario_choice import DEFAULT
 from loadtest.series import make_series
@@ -30,7 +31,7 @@ class LoadTestReport:
     audit: AuditReport
     play_s: float
     settled_s: float | None  # None: not everything was saved in time, or nobody was left to be told
-    kills: list[tuple[float, str, int]]
+    faults: list[Fault]
     freeze: FreezeReport | None
     folder: Path
     start_ms: float  # when the play began
@@ -72,7 +73,8 @@ class LoadTestReport:
                 f"one for {per_commit:.1f} accepted updates"
             )
         lines += show_cost(self.cost)
-        lines += [f"  killed       {name} (pid {pid}) after {at_s:.1f} s of play" for at_s, name, pid in self.kills]
+        for fault in self.faults:
+            lines += self._fault_lines(fault)
         if self.freeze is not None:
             lines += [
                 f"  frozen       Postgres for {self.freeze.frozen_s:.1f} s: ack {self.freeze.ack}, "
@@ -106,11 +108,36 @@ class LoadTestReport:
             "commits": self.commits,
             "commits_of_ramp": self.commits_of_ramp,
             "accepted_per_commit": round(self.answered / self.commits, 2) if self.commits else None,
-            "kills": [{"at_s": round(at_s, 3), "process": name, "pid": pid} for at_s, name, pid in self.kills],
+            "kills": [self._fault_as_dict(fault) for fault in self.faults if fault.how == "kill"],
+            "restarts": [self._fault_as_dict(fault) for fault in self.faults if fault.how == "restart"],
             "freeze": self.freeze.as_dict() if self.freeze is not None else None,
             "settled_s": self.settled_s,
             "audit": self.audit.as_dict(),
         }
+
+    def _fault_lines(self, fault: Fault) -> list[str]:
+        verb = "killed" if fault.how == "kill" else "restarted"
+        line = f"  {verb:12} {fault.process} (pid {fault.pid}) after {self._at_s(fault):.1f} s of play"
+        if fault.back_s is None:
+            return [f"{line}, not ready again within {BACK_WAIT_S:.0f} s"]
+        meanwhile = ack_meanwhile(self.histories, fault.at_ms, fault.back_ms)
+        return [
+            f"{line}, ready again after {fault.back_s:.1f} s (pid {fault.back_pid})",
+            *([f"               {meanwhile.count} updates due meanwhile: ack {meanwhile}"] if meanwhile.count else []),
+        ]
+
+    def _fault_as_dict(self, fault: Fault) -> dict[str, Any]:
+        return {
+            "at_s": round(self._at_s(fault), 3),
+            "process": fault.process,
+            "pid": fault.pid,
+            "back_s": None if fault.back_s is None else round(fault.back_s, 3),
+            "back_pid": fault.back_pid,
+            "ack_meanwhile": ack_meanwhile(self.histories, fault.at_ms, fault.back_ms).as_dict(),
+        }
+
+    def _at_s(self, fault: Fault) -> float:
+        return (fault.at_ms - self.start_ms) / 1000
 
     def as_document(self) -> dict[str, Any]:
         """The whole report: see report_document.py."""

@@ -65,6 +65,12 @@ def ack_latency(histories: Iterable[PlayerHistory], when: Callable[[Step], bool]
     )
 
 
+def ack_meanwhile(histories: Iterable[PlayerHistory], from_ms: float, until_ms: float | None) -> Latency:
+    """Of updates that were due in between; `until_ms` None: from then on to the end."""
+    end_ms = math.inf if until_ms is None else until_ms
+    return ack_latency(histories, lambda step: from_ms <= step.due_ms < end_ms and not step.is_away)
+
+
 def saved_latency(histories: Iterable[PlayerHistory], when: Callable[[Step], bool] = _is_here) -> Latency:
     """From due to saved."""
     return measure(

@@ -217,7 +217,7 @@ def _list_marks(marks: list[ChartMark]) -> str:
     for mark in marks:
         lasted = "" if mark.until_s is None else f"{mark.until_s - mark.at_s:.1f} s"
         rows.append([mark.label, f"{mark.at_s:.1f} s", mark.what, lasted])
-    return make_table(["mark", "at", "what was done", "for"], rows, numbers=(1, 3)) if rows else ""
+    return make_table(["mark", "at", "what was done", "over after"], rows, numbers=(1, 3)) if rows else ""
 
 
 # --- numbers -------------------------------------------------------------------------------------------------------

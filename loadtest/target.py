@@ -64,9 +64,10 @@ class Target:
         now_s = int(time.time())
         return jwt.encode({"sub": user_id, "iat": now_s, "exp": now_s + ttl_s}, self.secret, algorithm="HS256")
 
-    def list_processes(self) -> dict[str, int]:
+    def list_processes(self, *, are_ready: bool = False) -> dict[str, int]:
         """
-        The processes of the running `dev`, by name, as they are now: they change with each restart.
+        The processes of the running `dev`, by name, as they are now: they change with each restart. `are_ready`: only
+        those that do their work.
 
         Raises:
             TargetMissing: no `dev` is running.
@@ -76,7 +77,8 @@ class Target:
         ready = _read_ready(self.ready_file)
         if ready is None:
             raise TargetMissing(f"no `wayhold dev` is running: {self.ready_file} is gone")
-        return {str(name): int(pid) for name, pid in ready.get("processes", {}).items()}
+        left_out = ready.get("starting", ()) if are_ready else ()
+        return {str(name): int(pid) for name, pid in ready.get("processes", {}).items() if name not in left_out}
 
 
 def add_target_arguments(parser: argparse.ArgumentParser) -> None:

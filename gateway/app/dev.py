@@ -242,6 +242,7 @@ class Dev:
             database_url=self._settings.database_url,
             data_dir=str(self._data_dir),
             processes={"supervisor": os.getpid(), **self._supervisor.list_pids()},
+            starting=self._supervisor.list_starting(),
         )
         for path in self._ready_files:
             write_ready(path, ready)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ class Ready:
     database_url: str
     data_dir: str
     processes: Mapping[str, int]
+    starting: Sequence[str] = ()
+    """Processes that live and do not do their work yet: they were started again."""
 
     @property
     def supervisor_pid(self) -> int:
@@ -50,6 +52,7 @@ class Ready:
                 "database_url": self.database_url,
                 "data_dir": self.data_dir,
                 "processes": dict(self.processes),
+                "starting": list(self.starting),
             },
             indent=2,
         )
@@ -102,6 +105,7 @@ def read_ready(path: Path) -> Ready | None:
             database_url=str(found["database_url"]),
             data_dir=str(found["data_dir"]),
             processes={str(name): int(pid) for name, pid in found["processes"].items()},
+            starting=tuple(map(str, found.get("starting", ()))),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

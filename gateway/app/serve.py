@@ -66,7 +66,8 @@ def _serve(settings: Settings, ready_json: Path | None, metrics_dir: Path) -> in
     def write() -> None:
         if ready_json is not None and "ready" in state:
             processes = {"supervisor": os.getpid(), **supervisor.list_pids()}
-            write_ready(ready_json, replace(state["ready"], processes=processes))
+            ready = replace(state["ready"], processes=processes, starting=supervisor.list_starting())
+            write_ready(ready_json, ready)
 
     def rewrite() -> None:
         try:

@@ -157,6 +157,12 @@ class Supervisor:
         """The living children by name."""
         return {each.child.name: each.pid for each in self._supervised if each.pid is not None}
 
+    def list_starting(self) -> tuple[str, ...]:
+        """Those of them that are not ready yet."""
+        return tuple(
+            each.child.name for each in self._supervised if each.pid is not None and each.state is State.STARTING
+        )
+
     def start_all(self) -> None:
         """
         Start every child that was added and not started yet; returns when all are ready.

@@ -46,7 +46,7 @@ def run_loadtest(dev: RunningDev, tmp_path: Path, *flags: str) -> dict[str, Any]
     offered, accepted, void, _ = map(int, last.groups())
     assert accepted > 0 and accepted + void >= 0.9 * offered
     said: dict[str, Any] = json.loads(report.read_text())
-    return said
+    return {**said, "text": done.stdout}
 
 
 def test_every_update_of_many_players_is_in_postgres_once_and_in_order(dev: RunningDev, tmp_path: Path) -> None:
@@ -79,6 +79,10 @@ def test_gateway_flusher_and_valkey_killed_in_the_middle_lose_nothing(dev: Runni
         *("--kill", "gateway,flusher,valkey", "--kill-at", "2,6"),
     )
     assert {kill["process"] for kill in said["kills"]} == {"gateway-1", "flusher-1", "valkey"}
+    # Every one of them came back, and what was due until then was answered later than that.
+    assert all(0 < kill["back_s"] < 30 and kill["back_pid"] != kill["pid"] for kill in said["kills"])
+    gateway = next(kill for kill in said["kills"] if kill["process"] == "gateway-1")
+    assert gateway["ack_meanwhile"]["max_ms"] >= gateway["back_s"] * 500, gateway
     assert said["audit"]["accepted"] + said["audit"]["void"] == said["audit"]["offered"]
 
 
@@ -100,8 +104,14 @@ def test_a_crowd_in_the_mud_loses_nothing_while_gateway_and_flusher_are_killed_a
     last = json.loads((folder / "samples-00.jsonl").read_text().splitlines()[-1])
     assert last["mishaps"] > 50 and last["unmade"] > 0 and last["resumes"] > 0, last
     assert last["saved"] == last["accepted"] > 100 and "4201" in last["closes"]
-    marks = [json.loads(line)["what"] for line in (folder / "marks.jsonl").read_text().splitlines()]
-    assert marks == ["kill gateway-1", "kill flusher-1", "restart valkey"]
+    lines = [json.loads(line) for line in (folder / "marks.jsonl").read_text().splitlines()]
+    marks = sorted(lines, key=lambda mark: mark["at_ms"])
+    assert [mark["what"] for mark in marks] == ["kill gateway-1", "kill flusher-1", "restart valkey"]
+    assert all(mark["until_ms"] > mark["at_ms"] for mark in marks)
+    (restarted,) = said["restarts"]
+    assert restarted["process"] == "valkey" and restarted["at_s"] >= 6 and restarted["back_pid"] != restarted["pid"]
+    line = rf"  restarted +valkey \(pid {restarted['pid']}\) after [\d.]+ s of play, ready again after [\d.]+ s \(pid "
+    assert re.search(line, said["text"]), said["text"][-2000:]
     assert said["audit"]["offered"] == last["made"] - last["unmade"] + last["refused"]
 
 

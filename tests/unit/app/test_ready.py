@@ -23,6 +23,7 @@ READY = Ready(
     database_url="postgresql://h/d",
     data_dir="",
     processes={"supervisor": os.getpid(), "gateway-1": 2},
+    starting=("gateway-1",),
 )
 
 
@@ -41,6 +42,7 @@ def test_it_is_private_complete_and_comes_back_as_it_was(tmp_path: Path) -> None
         "database_url",
         "data_dir",
         "processes",
+        "starting",
     }
     assert [entry.name for entry in tmp_path.iterdir()] == ["ready.json"]
     remove_ready(path)

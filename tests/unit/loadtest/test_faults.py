@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -12,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.faults import frozen, kill_processes, list_parents
+from loadtest.faults import Fault, frozen, kill_processes, list_parents, wait_back
+from loadtest.history import now_ms
 from loadtest.target import Target, TargetMissing
 
 # A process with a child; it says the child's id, then both wait for the end of their input.
@@ -72,3 +75,40 @@ def test_killing_takes_every_process_of_a_name_and_no_other(
     (tmp_path / "ready.json").unlink()
     with pytest.raises(TargetMissing):
         kill_processes(target, ["gateway"])
+
+
+def test_postgres_is_asked_to_end_without_waiting_for_those_who_are_connected(
+    tree: tuple[subprocess.Popen[str], int], tmp_path: Path
+) -> None:
+    """After `--restart postgres` it was neither there nor started again until the end of the run."""
+    parent, _ = tree
+    processes = {"supervisor": os.getpid(), "postgres": parent.pid}
+    (tmp_path / "ready.json").write_text(json.dumps({"format": 1, "play_url": "ws://x", "processes": processes}))
+    target = Target("ws://x/v1/play", None, token="t", ready_file=tmp_path / "ready.json")
+    assert kill_processes(target, ["postgres"], signal.SIGTERM) == [("postgres", parent.pid)]
+    assert parent.wait(10) == -signal.SIGINT
+
+
+async def test_who_was_hit_is_back_when_another_process_is_ready_not_when_it_starts(tmp_path: Path) -> None:
+    """Beside one that was quicker, a gateway that had only been started counted as back."""
+    file = tmp_path / "ready.json"
+    target = Target("ws://x/v1/play", None, token="t", ready_file=file)
+
+    def say(starting: list[str], **processes: int) -> None:
+        named = {"supervisor": os.getpid(), **{name.replace("_", "-"): pid for name, pid in processes.items()}}
+        ready = {"format": 1, "play_url": "ws://x/v1/play", "processes": named, "starting": starting}
+        (tmp_path / "aside").write_text(json.dumps(ready))
+        (tmp_path / "aside").replace(file)
+
+    fault = Fault("kill", "gateway-1", 7, now_ms())
+    for processes in ({"gateway_1": 7}, {}, {"gateway_1": 8}):
+        say(["gateway-1"] if processes.get("gateway_1") == 8 else [], **processes)
+        await wait_back(target, fault, wait_s=0)
+        assert fault.back_s is None
+    file.unlink()
+    waiting = asyncio.create_task(wait_back(target, fault))
+    await asyncio.sleep(0)
+    say([], gateway_1=8)
+    async with asyncio.timeout(10):
+        await waiting
+    assert fault.back_pid == 8 and fault.back_s is not None and fault.back_s >= 0
