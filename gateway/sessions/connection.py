@@ -214,7 +214,12 @@ class Connection:
             return self.hello_due
         silence_s = self.node.rules.silence_s
         if self.phase is Phase.OPENING:
-            return now + silence_s  # a hello has a deadline of its own
+            if self.task is not None:
+                return now + silence_s  # the flow has a deadline of its own
+            if now >= self.hello_due:
+                self.node.fail(self, TimeoutError())
+                return None
+            return self.hello_due
         if self.is_paused:
             # We do not read, so we cannot tell whether it speaks.
             self.heard_at = now
@@ -234,6 +239,11 @@ class Connection:
             self.known = None
         # Looked at often enough that what is remembered of a dead socket goes soon.
         return min(due, now + silence_s)
+
+    def wait_in_line(self, due: float) -> None:
+        """Its hello goes on later, in another flow; `due` (clock of the event loop) is when it must be answered."""
+        self.hello_due = self.node.clock() + due - asyncio.get_running_loop().time()
+        self.wire.schedule(self.hello_due)
 
     def schedule_look(self, now: float) -> None:
         """Have the timer look at a connection that was welcomed, or whose token has changed."""

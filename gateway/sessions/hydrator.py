@@ -12,7 +12,8 @@ Not here: what is done when there is nothing to hydrate.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
+from typing import Any
 
 from gateway.sessions.cold_reads import ColdReads
 from gateway.sessions.gate import Gate
@@ -47,7 +48,7 @@ class Hydrator:
         self._clock = clock
         self._gate = Gate(WIDTH)
         self._reads: ColdReads[ColdQuestion, _Answer] = ColdReads(self._find_many, clock)
-        self._flights: dict[ColdQuestion, asyncio.Task[ColdProgress | None]] = {}
+        self._flights: dict[Hashable, asyncio.Task[ColdProgress | None]] = {}
 
     async def hydrate(
         self,
@@ -61,20 +62,25 @@ class Hydrator:
     ) -> ColdProgress | None:
         """
         Read a progress and make it the hot copy, unless a copy is there that has not diverged. None: there is no such
-        progress (only a hello with a token `creates` one, and says when the token was issued).
+        progress (only a hello with a token `creates` one, by `make`, and says when the token was issued).
 
         Raises:
             PlayerErased: nothing is created for this token or device any more.
             StoreUnavailable: one of the stores did not answer; nothing is half done.
         """
         question = ColdQuestion(key, device, session_id, creates, token_issued_at)
-        flight = self._flights.get(question)
-        if flight is None:
-            flight = asyncio.get_running_loop().create_task(self._fly(question, is_live), name=f"hydrate {key.member}")
-            self._flights[question] = flight
-            flight.add_done_callback(lambda done: self._land(question, done))
-        # Shielded: whoever asked first may be cancelled, the others still wait for the same answer.
-        return await asyncio.shield(flight)
+        return await self._share(question, lambda: self._fly(question, is_live), f"hydrate {key.member}")
+
+    async def make(self, key: ProgressKey, device: str, token_issued_at: float | None) -> ColdProgress | None:
+        """
+        Make the rows that a hello with a token has not found, and make them the hot copy. None: that took too long,
+        the copy is not there. Repeating it is harmless.
+
+        Raises:
+            PlayerErased, StoreUnavailable: as `hydrate`.
+        """
+        name = ("make", key, device, token_issued_at)
+        return await self._share(name, lambda: self._make(key, device, token_issued_at), f"hydrate {key.member}")
 
     async def find_device_seq(self, row_id: str, device: str, *, is_live: bool = False) -> tuple[int, int]:
         """(how far the stream is saved, when that was read by the clock of Redis): always a read that begins now."""
@@ -111,16 +117,17 @@ class Hydrator:
                     raise PlayerErased
                 is_there = cold is not None and await self._install(cold, read_started_ms)
             if cold is None:
-                if not question.creates:
-                    return None
-                # New here. Making rows is one player's affair: an erase of this player may have to wait for it.
-                async with self._gate.hold(is_live=is_live):
-                    read_started_ms = await self._hot.time_ms()
-                    cold = await self._cold.open_progress(question.key, question.device, question.token_issued_at)
-                    is_there = await self._install(cold, read_started_ms)
+                return None
             if is_there:
                 return cold
         raise StoreUnavailable("postgres", "find_progress", "it answers too slowly to be installed")
+
+    async def _make(self, key: ProgressKey, device: str, token_issued_at: float | None) -> ColdProgress | None:
+        # Making rows is one player's affair: an erase of this player may have to wait for it.
+        async with self._gate.hold(is_live=False):
+            read_started_ms = await self._hot.time_ms()
+            cold = await self._cold.open_progress(key, device, token_issued_at)
+            return cold if await self._install(cold, read_started_ms) else None
 
     async def _find_many(self, questions: Sequence[ColdQuestion]) -> list[_Answer]:
         read_started_ms = await self._hot.time_ms()
@@ -134,7 +141,19 @@ class Hydrator:
             log.warning("diverged_copy_replaced", progress=cold.key.member, version=cold.version, pending_thrown=thrown)
         return is_there
 
-    def _land(self, question: ColdQuestion, flight: asyncio.Task[ColdProgress | None]) -> None:
+    async def _share(
+        self, question: Hashable, fly: Callable[[], Coroutine[Any, Any, ColdProgress | None]], name: str
+    ) -> ColdProgress | None:
+        """The answer to a question that others may be asking, too."""
+        flight = self._flights.get(question)
+        if flight is None:
+            flight = asyncio.get_running_loop().create_task(fly(), name=name)
+            self._flights[question] = flight
+            flight.add_done_callback(lambda done: self._land(question, done))
+        # Shielded: whoever asked first may be cancelled, the others still wait for the same answer.
+        return await asyncio.shield(flight)
+
+    def _land(self, question: Hashable, flight: asyncio.Task[ColdProgress | None]) -> None:
         self._flights.pop(question, None)
         if not flight.cancelled():
             flight.exception()  # told to everybody who waits; nobody may be left

@@ -27,6 +27,7 @@ from gateway.sessions.expiry import ExpirySweeper
 from gateway.sessions.farewell import say_why_it_ended, take_close_notice
 from gateway.sessions.faults import Goodbye, close_of
 from gateway.sessions.gate import Gate
+from gateway.sessions.hello_line import HelloLine
 from gateway.sessions.hydrator import Hydrator
 from gateway.sessions.latency import Latency
 from gateway.sessions.leaving import leave
@@ -59,6 +60,12 @@ Hellos that ask Redis at once. Their answers come together, and each keeps this 
 player costs who comes back (measured with 5,000 at once, the handshake included): what the updates of those who play on
 may have to wait for in one turn.
 """
+
+READINGS_WIDTH = 192
+"""Flows of hellos that read a progress from Postgres: all that goes into two reads, and half as many behind them."""
+
+MAKINGS_WIDTH = 16
+"""Flows of hellos that make a new player's rows: `hydrator.WIDTH` are made at once, and the next are ready."""
 
 QUESTIONS_WIDTH = 64
 """
@@ -115,6 +122,8 @@ class Node:
         """Players' progress for whoever in this process is no player: what operators ask and do."""
         self.watch = Watch(self)
         self.openings = Gate(OPENINGS_WIDTH)
+        self.readings = HelloLine(READINGS_WIDTH, self.start_flow)
+        self.makings = HelloLine(MAKINGS_WIDTH, self.start_flow)
         self.questions = Gate(QUESTIONS_WIDTH)
         self.cold_questions = Gate(COLD_QUESTIONS_WIDTH)
         self.latency = Latency(self.tally)
@@ -197,6 +206,8 @@ class Node:
         """End every service. Connections must be closed before; what was in flight to Redis is waited for, briefly."""
         self._stop.set()
         self.is_draining = True
+        self.readings.close()
+        self.makings.close()
         self.committer.stop()
         flows = [c.task for c in self.connections if c.task is not None]
         for task in [*flows, *self._queries]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gateway.sessions import pushes
 from gateway.sessions.connection import Connection, Phase
@@ -23,6 +23,7 @@ from gateway.sessions.rules import OPEN_ATTEMPTS_MAX, OPEN_DEADLINE_S
 from gateway.sessions.session_entries import end_entry, start_entry
 from gateway.sessions.tokens import Claims, ResumeToken, TokenRefused
 from gateway.telemetry.logs import get_logger
+from persistence.cold.shapes import ColdProgress
 from persistence.cold.store import TOMBSTONE_LEEWAY_S
 from persistence.errors import PlayerErased
 from persistence.hot.shapes import EndSession, HotProgress, HotSession, OpenSession, Outcome
@@ -49,6 +50,21 @@ class Who:
     refusal: TokenRefused
 
 
+_NOT_REFUSED = TokenRefused("not needed")
+
+
+class _Said(NamedTuple):
+    """What is still asked of a hello whose tokens were checked: a fifth of the frame's own size."""
+
+    experience: str
+    device: str
+    at: int
+    made: int
+    saved: int
+    seen: int | None
+    is_resuming: bool
+
+
 async def open_connection(connection: Connection, hello: Hello) -> None:
     """
     From hello to welcome, stream_reset or goodbye. Cancelling is safe: a session that was opened lives on in Redis and
@@ -58,8 +74,10 @@ async def open_connection(connection: Connection, hello: Hello) -> None:
         Goodbye, TokenRefused, PlayerErased, StoreUnavailable, StoreFull, TimeoutError: why this connection cannot be
         welcomed.
     """
-    async with asyncio.timeout(OPEN_DEADLINE_S):
-        await _Opening(connection, hello).run()
+    async with asyncio.timeout(OPEN_DEADLINE_S) as deadline:
+        due = deadline.when()
+        assert due is not None
+        await _Opening(connection, hello, due).run()
 
 
 def authenticate(node: Node, hello: Hello) -> Who:
@@ -77,19 +95,41 @@ def authenticate(node: Node, hello: Hello) -> Who:
         else:
             if resume is not None and resume.user_id != claims.user_id:
                 resume = None
-            return Who(claims.user_id, claims, resume, TokenRefused("not needed"))
+            return Who(claims.user_id, claims, resume, _NOT_REFUSED)
     if resume is None:
         raise refusal
     return Who(resume.user_id, None, resume, refusal)
 
 
 class _Opening:
-    """One hello on its way. The fields are what earlier looks have decided."""
+    """One hello on its way. The fields are what earlier looks have decided; they outlast the flow (hello_line.py)."""
 
-    def __init__(self, connection: Connection, hello: Hello) -> None:
+    __slots__ = (
+        "arrived_ms",
+        "attempts",
+        "connection",
+        "due",
+        "hello",
+        "is_counted",
+        "is_hydrated",
+        "is_seen",
+        "key",
+        "must_make",
+        "node",
+        "own_number",
+        "own_session_id",
+        "session",
+        "was_elsewhere",
+        "who",
+    )
+
+    def __init__(self, connection: Connection, hello: Hello, due: float) -> None:
         self.connection = connection
         self.node = connection.node
-        self.hello = hello
+        self.due = due
+        self.hello = _Said(
+            *(hello.experience, hello.device, hello.at, hello.made, hello.saved, hello.seen, hello.resume is not None)
+        )
         self.arrived_ms = self.node.now_ms()
         self.who = authenticate(self.node, hello)
         self.key = ProgressKey(self.who.user_id, hello.experience)
@@ -98,23 +138,38 @@ class _Opening:
         self.own_number = connection.number if self.own_session_id else 0
         self.was_elsewhere = False
         self.is_hydrated = False
+        self.must_make = False  # Postgres has no rows of this progress, either
+        self.attempts = 0
+        self.session: HotSession | None = None  # as it was seen
+        self.is_seen = False
+        self.is_counted = False
 
     async def run(self) -> None:
-        node, connection = self.node, self.connection
+        node = self.node
         if node.is_draining:
             raise Goodbye(CloseCode.DRAINING, retry_after_ms())
         if node.is_full:
             raise Goodbye(CloseCode.OVERLOADED, retry_after_ms())
         node.watch.refuse_in_maintenance()
         self._check_allowed(self.who.claims)
-        session: HotSession | None = None
-        is_seen = is_counted = False
-        for attempt in range(OPEN_ATTEMPTS_MAX):
-            takes = attempt == 0 and self._knows_its_session()
+        await self._look()
+
+    async def go_on(self) -> None:
+        """In a flow of its own: it is the turn of a hello that has waited for Postgres."""
+        async with asyncio.timeout_at(self.due):
+            if await self._bring():
+                await self._look()
+
+    async def _look(self) -> None:
+        node, connection = self.node, self.connection
+        while self.attempts < OPEN_ATTEMPTS_MAX:
+            takes = self.attempts == 0 and self._knows_its_session()
+            self.attempts += 1
             # Redis alone is asked inside the gate: a slow Postgres must not keep warm players out.
             async with node.openings.hold(is_live=False):
-                if not takes and not is_seen:
-                    session = await node.hot.find_session(self.who.user_id)
+                if not takes and not self.is_seen:
+                    self.session = await node.hot.find_session(self.who.user_id)
+                session = self.session
                 claims = self._claims_for(session)
                 if session is not None and session.experience != self.key.experience:
                     outcome = await self._end_elsewhere(session)
@@ -122,22 +177,23 @@ class _Opening:
                     request = self._take_request(claims) if takes else self._request(session, claims)
                     opened = await node.hot.open_session(request)
                     outcome = opened.outcome
-                    if not is_counted and not (takes and outcome is Outcome.CHANGED):
-                        is_counted = True
+                    if not self.is_counted and not (takes and outcome is Outcome.CHANGED):
+                        self.is_counted = True
                         node.tally.hot_lookups["hello"] += 1
                         node.tally.hot_hits["hello"] += outcome is not Outcome.MISSING
             if takes and outcome is Outcome.CHANGED:
-                session, is_seen = opened.session, True
+                self.session, self.is_seen = opened.session, True
                 continue
             if session is not None and session.experience != self.key.experience:
                 if outcome is Outcome.MISSING:
                     await self._hydrate_elsewhere(session)
-                is_seen = False  # what was seen has been ended
+                self.is_seen = False  # what was seen has been ended
                 continue
             # A hydrate changes nothing about the session; if somebody else does meanwhile the answer is CHANGED.
-            is_seen = not takes and outcome in (Outcome.MISSING, Outcome.NO_DEVICE)
+            self.is_seen = not takes and outcome in (Outcome.MISSING, Outcome.NO_DEVICE)
             if outcome is Outcome.MISSING:
-                await self._hydrate()
+                if not await self._bring():
+                    return
             elif outcome is Outcome.NO_DEVICE:
                 await self._load_device()
             elif outcome is Outcome.ERASED:
@@ -256,7 +312,7 @@ class _Opening:
     def _reason(self, session: HotSession | None) -> WelcomeReason:
         """Why the session that the client wanted is not the one it gets."""
         resume = self.who.resume
-        if self.hello.resume is None:
+        if not self.hello.is_resuming:
             return "new"
         if resume is None:
             return "unknown"
@@ -291,7 +347,31 @@ class _Opening:
             log.error("session_without_progress", progress=key.member, session=session.id)
             await self._end_elsewhere(session, is_rowless=True)
 
-    async def _hydrate(self) -> None:
+    async def _bring(self) -> bool:
+        """
+        Bring the progress into Redis, and make it first if it is new. False: this flow must end, another goes on.
+        Those who read and those who make do not wait for each other, because a read is many players' and quick.
+        """
+        node = self.node
+        if not self.must_make:
+            if not node.readings.enter(self):
+                return False
+            self.must_make = not await self._hydrate()
+            node.readings.leave()
+        if self.must_make:
+            if not node.makings.enter(self):
+                return False
+            claims = self.who.claims
+            assert claims is not None
+            cold = await node.hydrator.make(self.key, self.hello.device, claims.issued_at)
+            node.makings.leave()
+            self.must_make = False
+            if cold is not None:
+                self._note_hydrated(cold)
+        return True
+
+    async def _hydrate(self) -> bool:
+        """False: there is nothing, and a token that allows to make it."""
         claims = self.who.claims
         cold = await self.node.hydrator.hydrate(
             self.key,
@@ -299,8 +379,13 @@ class _Opening:
             creates=claims is not None,
             token_issued_at=claims.issued_at if claims is not None else None,
         )
-        if cold is None:
+        if cold is not None:
+            self._note_hydrated(cold)
+        elif claims is None:
             raise self.who.refusal
+        return cold is not None
+
+    def _note_hydrated(self, cold: ColdProgress) -> None:
         if cold.ban is not None:
             # Redis does not know: it has forgotten. The watch brings all bans back; this player's is known now.
             raise banned(cold.ban, self.node.now_ms())

@@ -7,12 +7,13 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import pytest
 import redis.asyncio as redis_asyncio
 
-from gateway.sessions import committer
+from gateway.sessions import committer, node, opening
 from persistence.embedded.child import Child
 from persistence.embedded.postgres import EmbeddedPostgres
 from persistence.erase import erase_player
@@ -156,6 +157,67 @@ async def test_while_postgres_is_away_warm_players_play_on_and_cold_ones_are_tol
         async with rig.player() as cold:
             assert (await cold.accept(1))["seq"] == 1
     assert [row["seq"] for row in await read_events(database_url, user_id)] == list(range(1, 21))
+
+
+async def test_a_crowd_of_new_players_waits_for_its_rows_without_a_task_for_each_and_warm_ones_pass(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each that waited kept its whole flow, and a crowd left twice the memory behind that its sessions take."""
+    monkeypatch.setattr(node, "MAKINGS_WIDTH", 2)
+    monkeypatch.setattr(node, "READINGS_WIDTH", 3)
+    user_id, count = new_user(), 12
+    async with run_rig(redis_url, database_url) as rig, rig.player(user_id) as warm, AsyncExitStack() as stack:
+        may_make = asyncio.Event()
+        open_progress = rig.cold.open_progress
+
+        async def open_slowly(*asked: Any) -> Any:
+            await may_make.wait()
+            return await open_progress(*asked)
+
+        monkeypatch.setattr(rig.cold, "open_progress", open_slowly)
+        crowd = [await stack.enter_async_context(rig.bare()) for _ in range(count)]
+        for bare in crowd:
+            await bare.send(hello_frame(new_user()))
+
+        async def all_but_two_wait() -> bool:
+            return rig.node.makings.waiting == count - 2
+
+        await wait_until("all but two wait", all_but_two_wait)
+        assert sum(task.get_name() == "hello" for task in asyncio.all_tasks()) == 2
+        async with rig.bare() as again:
+            assert (await again.hello(user_id=user_id, resume=warm.resume()))["resumed"] is True
+        crowd[5].abort()
+        may_make.set()
+        for number, bare in enumerate(crowd):
+            if number != 5:
+                await bare.expect("welcome")
+        assert rig.node.makings.waiting == 0
+        assert (await crowd[-1].accept(1))["seq"] == 1
+
+
+async def test_who_waits_too_long_for_its_rows_is_told_to_come_back_whoever_is_before_it(
+    redis_url: str, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "MAKINGS_WIDTH", 1)
+    async with run_rig(redis_url, database_url) as rig, rig.bare() as first, rig.bare() as second:
+        asked, may_make = asyncio.Event(), asyncio.Event()
+        open_progress = rig.cold.open_progress
+
+        async def open_slowly(*question: Any) -> Any:
+            asked.set()
+            await may_make.wait()
+            return await open_progress(*question)
+
+        monkeypatch.setattr(rig.cold, "open_progress", open_slowly)
+        await first.send(hello_frame(new_user()))
+        async with asyncio.timeout(5):
+            await asked.wait()
+        monkeypatch.setattr(opening, "OPEN_DEADLINE_S", 0.5)
+        await second.send(hello_frame(new_user()))
+        bye = await second.expect("bye")
+        assert bye["code"] == CloseCode.UNAVAILABLE and bye["retry_after_ms"] >= 1000
+        may_make.set()
+        await first.expect("welcome")
 
 
 async def test_a_live_connection_outlasts_the_loss_of_redis_data_while_postgres_is_away(
