@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,7 +39,7 @@ from loadtest.load_test_report import LoadTestReport
 from loadtest.mud import FLAGS as MUD_FLAGS
 from loadtest.mud import LEVELS
 from loadtest.options import DROP_RATE_DEFAULT, OFFLINE_RATE_DEFAULT, Options, read_options
-from loadtest.player_tokens import read_player_tokens
+from loadtest.player_tokens import check_lifetimes, read_player_tokens
 from loadtest.report_flags import add_report_arguments, publish, read_report_options, run_about_reports
 from loadtest.scenario_choice import DEFAULT
 from loadtest.target import (
@@ -219,6 +221,9 @@ def prepare(args: argparse.Namespace) -> tuple[Options, Target]:
         tokens = read_player_tokens(args.token)
         if options.players > len(tokens):
             raise TargetRefused(f"--players {options.players}, and {len(tokens)} tokens: each player needs its own")
+        first, here = options.shard.find_part(options.players)
+        playing = dict(itertools.islice(tokens.items(), first, first + here))
+        check_lifetimes(playing, time.time() + options.ramp_s + options.seconds)
         target = replace(target, tokens=tokens)
     check_auditable(target, options.reports.audit, is_no_return=options.is_no_return)
     if options.needs_processes:

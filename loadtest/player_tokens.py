@@ -2,12 +2,16 @@
 Players' tokens that somebody else has made: one, or a file with one for each player.
 
 Owns reading them (`--token JWT`, `--token @FILE`). Who plays is what a token's `sub` says; signatures are the gateway's
-business. Promise: a token never appears in a text. Not here: tokens that are made here, from a secret (target.py).
+business. Nobody renews them, so they must last for the whole run. Promise: a token never appears in a text. Not here:
+tokens that are made here, from a secret (target.py), and again whenever a client wants another.
 """
 
 from __future__ import annotations
 
+import math
+import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
 import jwt
@@ -51,6 +55,24 @@ def read_player_tokens(given: str | None) -> dict[str, str]:
     if not tokens:
         raise TargetRefused(f"{file} has no tokens")
     return tokens
+
+
+def check_lifetimes(tokens: Mapping[str, str], until_s: float) -> None:
+    """`until_s`: when the play is over, in seconds since 1970. Raises TargetRefused for a token that ends earlier."""
+    ends_s, player = min(((_find_end_s(token), player) for player, token in tokens.items()), default=(math.inf, ""))
+    if ends_s < until_s:
+        now_s = time.time()
+        raise TargetRefused(
+            f"the token of the player {player} "
+            + (f"ends in {ends_s - now_s:.0f} s" if ends_s > now_s else "is over")
+            + f", and the play in {until_s - now_s:.0f}: these tokens are not renewed"
+        )
+
+
+def _find_end_s(token: str) -> float:
+    """Infinity for one that does not say: the gateway will."""
+    end_s = jwt.decode(token, options={"verify_signature": False}).get("exp")
+    return float(end_s) if isinstance(end_s, int | float) else math.inf
 
 
 def _find_player(token: str, where: str) -> str:

@@ -14,12 +14,19 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.server import Server, ServerConnection, serve
 
+from loadtest.history import HistoryWriter
 from loadtest.link import Link
+from loadtest.phone import Account, Phone
 from loadtest.phone_disk import PhoneDisk
+from loadtest.recording import Recording
+from loadtest.tally import Tally
+from loadtest.target import Target
 from loadtest.transport import LeanSocket, open_socket
 from protocol.client.journal import FileJournal
 from protocol.client.player_client import PlayerClient, PlayerListener
 from protocol.codec import codec_named
+from tests.integration.gateway_rig import EXPERIENCE, SECRET, new_user, run_rig
+from tests.waiting import wait_until
 
 MSGPACK = codec_named("msgpack")
 
@@ -140,3 +147,28 @@ async def test_updates_made_without_waiting_are_sent_once_their_phone_has_synced
         await client.wait_accepted(5, 20)
         await client.stop()
     assert accepted == seqs and client.journal.synced == 5
+
+
+async def test_players_of_a_run_that_is_longer_than_their_tokens_renew_them_in_time(
+    redis_url: str, database_url: str, tmp_path: Path
+) -> None:
+    async with run_rig(redis_url, database_url) as rig:
+        user_id, tally = new_user(), Tally()
+        make_token = functools.partial(Target(rig.url, None, secret=SECRET).make_token, user_id, ttl_s=2)
+        writer = HistoryWriter(tmp_path / "history", is_crash_safe=False)
+        account = Account(rig.url, EXPERIENCE, user_id, make_token)
+        recording = Recording(0, writer, tally)
+        phone = Phone(account, recording, random.Random(1), link=None, has_disk=False, source_address=None)
+        due: list[float] = []
+
+        async def is_renewed() -> bool:
+            connection = rig.node.players.get(user_id)
+            if connection is not None and connection.token_due is not None:
+                due.append(connection.token_due)
+            return bool(due) and due[-1] > due[0]
+
+        phone.start()
+        await wait_until("the gateway has a newer token of the same connection", is_renewed)
+        assert phone.client.connected and not tally.closes
+        await phone.client.stop()
+        writer.close()

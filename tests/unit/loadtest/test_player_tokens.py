@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import uuid
 from pathlib import Path
 
@@ -57,6 +58,29 @@ def test_more_players_than_tokens_are_refused(tmp_path: Path, capsys: pytest.Cap
         run(parser.parse_args(["--url", "ws://x/v1/play", "--token", f"@{tmp_path / 'tokens'}", "--players", "4"])) == 2
     )
     assert "--players 4, and 3 tokens" in capsys.readouterr().err
+
+
+def test_tokens_that_end_before_the_play_are_refused_by_whose_they_are_and_others_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their players were sent away in the middle of the run, again and again."""
+    lives_s = (10_000, 1_000, -5)
+    tokens = [SIGNER.make_token(player, ttl_s=ttl_s) for player, ttl_s in zip(PLAYERS, lives_s, strict=True)]
+    (tmp_path / "tokens").write_text("\n".join(tokens))
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+
+    def refusal(*flags: str) -> str:
+        given = ["--url", "ws://x/v1/play", "--token", f"@{tmp_path / 'tokens'}", *flags]
+        # One who may play is refused for what comes next: there is nothing to ask for what is stored.
+        assert run(parser.parse_args([*given, "--no-return"])) in (2, 3)
+        return capsys.readouterr().err
+
+    assert f"{PLAYERS[2]} is over, and the play in" in refusal("--players", "3", "--seconds", "5")
+    said = refusal("--players", "2", "--seconds", "2000")
+    assert re.search(rf"{PLAYERS[1]} ends in \d{{3,4}} s, and the play in 200\d: .* not renewed", said), said
+    for flags in (["--players", "2", "--seconds", "900"], ["--players", "3", "--shard", "1/3", "--minutes", "160"]):
+        assert "token" not in refusal(*flags)
 
 
 def test_a_process_plays_the_players_of_its_tokens_and_claims_nothing_of_their_past(tmp_path: Path) -> None:
