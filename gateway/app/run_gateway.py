@@ -51,8 +51,12 @@ ORPHAN_DRAIN_S = 1.0
 
 HANG_UP_S = 0.5
 
-GC_THRESHOLDS = (50_000, 50, 100)
-"""Connections hold few cycles, and a full collection over ten thousand of them takes longer than an ack may."""
+GC_THRESHOLDS = (5_000, 500, 100)
+"""
+Connections hold few cycles, and a full collection over ten thousand of them takes longer than an ack may, so the older
+generations are looked at rarely. The youngest is kept small: with 50,000 objects a collection stopped the loop for 40 to
+150 ms while a crowd came back, with 5,000 for 4, at the same cost in all. 2,000 players at saturation make two in 10 s.
+"""
 
 log = get_logger("gateway")
 

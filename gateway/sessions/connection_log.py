@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from gateway.sessions.node import Node
 
 WRITE_S = 5.0
-WRITTEN_AT_ONCE = 1_000
+WRITTEN_AT_ONCE = 100
+"""In one statement: about 4 ms of this loop. After a crowd has gone a thousand kept those who played on for 45."""
+
 KEPT_MAX = 20_000
 TIDY_S = 3_600.0
 

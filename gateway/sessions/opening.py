@@ -109,6 +109,7 @@ class _Opening:
         "attempts",
         "connection",
         "due",
+        "frame",
         "hello",
         "is_counted",
         "is_hydrated",
@@ -123,6 +124,9 @@ class _Opening:
         "who",
     )
 
+    who: Who
+    key: ProgressKey
+
     def __init__(self, connection: Connection, hello: Hello, due: float) -> None:
         self.connection = connection
         self.node = connection.node
@@ -130,12 +134,10 @@ class _Opening:
         self.hello = _Said(
             *(hello.experience, hello.device, hello.at, hello.made, hello.saved, hello.seen, hello.resume is not None)
         )
+        self.frame: Hello | None = hello  # until its tokens are checked
         self.arrived_ms = self.node.now_ms()
-        self.who = authenticate(self.node, hello)
-        self.key = ProgressKey(self.who.user_id, hello.experience)
-        # Ours already: after a stream_reset, or when a look came back to a session that this hello has opened.
-        self.own_session_id = connection.session_id if connection.key == self.key else ""
-        self.own_number = connection.number if self.own_session_id else 0
+        self.own_session_id = ""
+        self.own_number = 0
         self.was_elsewhere = False
         self.is_hydrated = False
         self.must_make = False  # Postgres has no rows of this progress, either
@@ -144,6 +146,17 @@ class _Opening:
         self.is_seen = False
         self.is_counted = False
 
+    def _identify(self) -> None:
+        """Inside the gate: checking the tokens of a crowd all at once would keep the loop from those who play."""
+        connection, frame = self.connection, self.frame
+        assert frame is not None
+        self.who, self.frame = authenticate(self.node, frame), None
+        self._check_allowed(self.who.claims)
+        self.key = ProgressKey(self.who.user_id, self.hello.experience)
+        # Ours already: after a stream_reset, or when a look came back to a session that this hello has opened.
+        self.own_session_id = connection.session_id if connection.key == self.key else ""
+        self.own_number = connection.number if self.own_session_id else 0
+
     async def run(self) -> None:
         node = self.node
         if node.is_draining:
@@ -151,7 +164,6 @@ class _Opening:
         if node.is_full:
             raise Goodbye(CloseCode.OVERLOADED, retry_after_ms())
         node.watch.refuse_in_maintenance()
-        self._check_allowed(self.who.claims)
         await self._look()
 
     async def go_on(self) -> None:
@@ -163,10 +175,13 @@ class _Opening:
     async def _look(self) -> None:
         node, connection = self.node, self.connection
         while self.attempts < OPEN_ATTEMPTS_MAX:
-            takes = self.attempts == 0 and self._knows_its_session()
+            is_first = self.attempts == 0
             self.attempts += 1
             # Redis alone is asked inside the gate: a slow Postgres must not keep warm players out.
             async with node.openings.hold(is_live=False):
+                if is_first:
+                    self._identify()
+                takes = is_first and self._knows_its_session()
                 if not takes and not self.is_seen:
                     self.session = await node.hot.find_session(self.who.user_id)
                 session = self.session

@@ -144,7 +144,7 @@ class PlayerSocket(asyncio.Protocol):
         if self._phase != _OPEN:
             if self._phase != _HANDSHAKE:
                 self._receive_outside(data)
-            elif self._server.may_go_on(self, data):
+            elif self._server.may_shake_hands(self, data):
                 self._receive_handshake(data)
             else:
                 self._transport.pause_reading()
@@ -174,7 +174,7 @@ class PlayerSocket(asyncio.Protocol):
         connection, self._connection = self._connection, None
         self._server.leave(self)
         if connection is not None:
-            connection.on_disconnected()
+            self._server.lose(connection)
 
     def pause_writing(self) -> None:
         # More waits than the transport likes. Whoever does not read what we say is not heard either, so that answers
