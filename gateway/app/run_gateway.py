@@ -53,8 +53,8 @@ HANG_UP_S = 0.5
 
 GC_THRESHOLDS = (5_000, 500, 100)
 """
-Connections hold few cycles, and a full collection over ten thousand of them takes longer than an ack may, so the older
-generations are looked at rarely. The youngest is kept small: with 50,000 objects a collection stopped the loop for 40 to
+Connections hold few cycles, and a full collection over ten thousand of them takes longer than an ack may: so the older
+generations are looked at rarely. The youngest is small: with 50,000 objects one collection stopped the loop for 40 to
 150 ms while a crowd came back, with 5,000 for 4, at the same cost in all. 2,000 players at saturation make two in 10 s.
 """
 
