@@ -12,7 +12,7 @@ missing from its history: the audit then demands less, never too much.
 A file is one msgpack array after the other; an update is in it as the bytes that its client put into the journal.
 `python -m loadtest.history FILE` prints one as lines of JSON.
 
-Not here: who plays (player.py), what is wrong (audit.py).
+Not here: who plays (simulation.py), what is wrong (audit.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """
-One process full of players of a fault run: the load test's players through the real client, with journals in files or
-in memory, every update with a counter in it, everything they do and are told in a crash-safe history.
+One process full of players of a fault run (plain_player.py), with journals in files or in memory, every update with a
+counter in it, everything they do and are told in a crash-safe history.
 
 Its orders (loadtest/told_process.py): the plan, `start`, `race`, `leave`. Its words: `ready`, `counts` five times a
 second, `played`, `settled`, `left`.
@@ -25,14 +25,15 @@ from websockets.asyncio.client import connect
 
 from loadtest.experience import WYLDING_WOODS
 from loadtest.history import HistoryWriter, now_ms
-from loadtest.player import Counts, Habits, SimulatedPlayer
 from loadtest.storyline import Story, StoryStep
+from loadtest.tally import Tally
 from loadtest.target import Target
 from loadtest.told_process import open_orders, read_order, say
 from protocol.client.journal import FileJournal, Journal, MemoryJournal
 from protocol.client.player_client import PlayerClient
 from protocol.closes import CloseCode
 from protocol.codec import MSGPACK
+from tests.faults.plain_player import Habits, PlainPlayer
 
 COUNTS_EVERY_S = 0.2
 RACERS = 8
@@ -67,11 +68,10 @@ class CountingStory(Story):
         return StoryStep(step.event, effects, step.is_durable, step.past_s, step.expected_code)
 
 
-class StubbornPlayer(SimulatedPlayer):
+class StubbornPlayer(PlainPlayer):
     """A player who opens the app again when another device has taken the session."""
 
-    def on_stopped(self, code: int | None) -> None:
-        super().on_stopped(code)
+    def on_stopped(self, code: int) -> None:
         if code == CloseCode.REPLACED:
             self.task = asyncio.create_task(self._open_again())
 
@@ -87,12 +87,12 @@ class Players:
 
     def __init__(self, plan: PlayersPlan) -> None:
         self.plan = plan
-        self.counts = Counts()
+        self.tally = Tally()
         self.writer = HistoryWriter(Path(plan.history), is_crash_safe=True)
         self.target = Target(plan.url, None, secret=plan.secret.encode())
         self.players = [self._make(index) for index in range(plan.first, plan.first + plan.players)]
 
-    def _make(self, index: int) -> SimulatedPlayer:
+    def _make(self, index: int) -> PlainPlayer:
         plan = self.plan
         rng = random.Random(f"{plan.random_seed}/{index}")
         user_id = plan.make_user_id(index)
@@ -115,7 +115,7 @@ class Players:
             rng,
             Habits(**plan.habits),
             self.writer,
-            self.counts,
+            self.tally,
         )
 
     async def play(self, start_ms: float) -> int:
@@ -143,8 +143,8 @@ class Players:
             *(self._say_hello(player) for player in chosen for _ in range(RACERS)), return_exceptions=True
         )
 
-    async def _say_hello(self, player: SimulatedPlayer) -> None:
-        user_id = self.plan.make_user_id(player._index)
+    async def _say_hello(self, player: PlainPlayer) -> None:
+        user_id = self.plan.make_user_id(player.index)
         hello = {
             "t": "hello",
             "token": self.target.make_token(user_id),
@@ -164,17 +164,17 @@ class Players:
     async def tell_counts(self) -> None:
         while True:
             await asyncio.sleep(COUNTS_EVERY_S)
-            self.counts.latencies_ms.clear()
+            self.tally.fold()
             clients = [player.client for player in self.players]
             say(
                 "counts",
-                made=self.counts.made,
-                accepted=self.counts.accepted,
-                saved=self.counts.saved,
+                made=self.tally.made,
+                accepted=self.tally.accepted,
+                saved=self.tally.saved,
                 unaccepted=sum(client.pending for client in clients),
                 unsaved=sum(client.made - client.saved for client in clients),
                 connected=sum(client.connected for client in clients),
-                errors=self.counts.errors,
+                errors=sum(self.tally.errors.values()),
             )
 
 
