@@ -107,6 +107,10 @@ class Installation:
         return int(urlsplit(self.ready["play_url"]).port or 0)
 
     @property
+    def players_on(self) -> frozenset[int] | None:
+        return self.cores.rest
+
+    @property
     def gateway_pid(self) -> int:
         return self.pids()["gateway-1"]
 

@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.accounts import pin
+
 ROOT = Path(__file__).parents[1]
 SLACK_S = 60.0
 LINE_BYTES_MAX = 1 << 20
@@ -35,6 +37,9 @@ class Target(Protocol):
     def port(self) -> int: ...
     @property
     def secret(self) -> str: ...
+    @property
+    def players_on(self) -> frozenset[int] | None:
+        """The cores that the processes of players are bound to; None: wherever the system likes."""
 
 
 class LoadProcess:
@@ -85,6 +90,8 @@ async def run_load(
         start_new_session=True,
     )
     load = LoadProcess(process, players)
+    if target.players_on is not None:
+        pin(process.pid, target.players_on)
     try:
         await load.write(
             {

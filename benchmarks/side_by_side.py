@@ -132,6 +132,7 @@ class Rival:
     def __init__(self, name: str, servers: Servers, process: subprocess.Popen[bytes], port: int) -> None:
         self.name, self.servers = name, servers
         self.host, self.port, self.secret = "127.0.0.1", port, servers.secret
+        self.players_on = servers.cores.rest
         self.gateway_pid = process.pid
 
     def pin_all(self) -> None:
