@@ -27,14 +27,15 @@ class Gate:
 
     @asynccontextmanager
     async def hold(self, *, is_live: bool) -> AsyncIterator[None]:
-        await self._enter(self._live if is_live else self._new)
+        await self.enter(is_live=is_live)
         try:
             yield
         finally:
-            self._free += 1
-            self._wake()
+            self.leave()
 
-    async def _enter(self, waiters: deque[asyncio.Future[None]]) -> None:
+    async def enter(self, *, is_live: bool) -> None:
+        """For a place that outlasts whoever waits for it; `leave` must be called once for each that was entered."""
+        waiters = self._live if is_live else self._new
         if self._free > 0 and not self._live and not waiters:
             self._free -= 1
             return
@@ -45,13 +46,16 @@ class Gate:
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 # Our turn came in the same moment: hand it on.
-                self._free += 1
-                self._wake()
+                self.leave()
             else:
                 # It may have been passed over already, between its cancellation and this line.
                 with suppress(ValueError):
                     waiters.remove(turn)
             raise
+
+    def leave(self) -> None:
+        self._free += 1
+        self._wake()
 
     def _wake(self) -> None:
         while self._free > 0:

@@ -1,10 +1,10 @@
 """
-Hellos that wait for Postgres, as little as possible of each.
+Hellos that wait for a store, as little as possible of each.
 
 A flow that waits is a task with everything it was doing: some 10 KB, where the session it is for will take 5. When a
-crowd comes faster than Postgres makes it rows, thousands wait, and what they took stays with the process for good,
-because the memory of sessions lies in between. So only as many flows as keep Postgres busy are under way; the others
-have ended, and what they knew of their hello goes on in a new one when a place is free.
+crowd comes faster than it can be let in, thousands wait, and what they took stays with the process for good, because
+the memory of sessions lies in between. So only as many flows as keep the stores busy are under way; the others have
+ended, and what they knew of their hello goes on in a new one when a place is free.
 
 Promise: first come, first served. A place is free again when its flow leaves it or ends, however it ends. Whoever waits
 is told so by its own deadline, and nobody waits whose connection has ended.

@@ -12,8 +12,7 @@ Not here: what is done when there is nothing to hydrate.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
 
 from gateway.sessions.cold_reads import ColdReads
 from gateway.sessions.gate import Gate
@@ -69,7 +68,10 @@ class Hydrator:
             StoreUnavailable: one of the stores did not answer; nothing is half done.
         """
         question = ColdQuestion(key, device, session_id, creates, token_issued_at)
-        return await self._share(question, lambda: self._fly(question, is_live), f"hydrate {key.member}")
+        flight = self._flights.get(question)
+        if flight is None:
+            flight = asyncio.get_running_loop().create_task(self._fly(question, is_live), name=f"hydrate {key.member}")
+        return await self._wait_for(question, flight)
 
     async def make(self, key: ProgressKey, device: str, token_issued_at: float | None) -> ColdProgress | None:
         """
@@ -79,8 +81,13 @@ class Hydrator:
         Raises:
             PlayerErased, StoreUnavailable: as `hydrate`.
         """
-        name = ("make", key, device, token_issued_at)
-        return await self._share(name, lambda: self._make(key, device, token_issued_at), f"hydrate {key.member}")
+        # Who goes away while waiting is made nothing. What has begun is ended, and has its place until then.
+        await self._gate.enter(is_live=False)
+        flight = asyncio.get_running_loop().create_task(
+            self._make(key, device, token_issued_at), name=f"hydrate {key.member}"
+        )
+        flight.add_done_callback(lambda done: self._gate.leave())
+        return await self._wait_for(flight, flight)
 
     async def find_device_seq(self, row_id: str, device: str, *, is_live: bool = False) -> tuple[int, int]:
         """(how far the stream is saved, when that was read by the clock of Redis): always a read that begins now."""
@@ -124,10 +131,9 @@ class Hydrator:
 
     async def _make(self, key: ProgressKey, device: str, token_issued_at: float | None) -> ColdProgress | None:
         # Making rows is one player's affair: an erase of this player may have to wait for it.
-        async with self._gate.hold(is_live=False):
-            read_started_ms = await self._hot.time_ms()
-            cold = await self._cold.open_progress(key, device, token_issued_at)
-            return cold if await self._install(cold, read_started_ms) else None
+        read_started_ms = await self._hot.time_ms()
+        cold = await self._cold.open_progress(key, device, token_issued_at)
+        return cold if await self._install(cold, read_started_ms) else None
 
     async def _find_many(self, questions: Sequence[ColdQuestion]) -> list[_Answer]:
         read_started_ms = await self._hot.time_ms()
@@ -141,19 +147,14 @@ class Hydrator:
             log.warning("diverged_copy_replaced", progress=cold.key.member, version=cold.version, pending_thrown=thrown)
         return is_there
 
-    async def _share(
-        self, question: Hashable, fly: Callable[[], Coroutine[Any, Any, ColdProgress | None]], name: str
-    ) -> ColdProgress | None:
-        """The answer to a question that others may be asking, too."""
-        flight = self._flights.get(question)
-        if flight is None:
-            flight = asyncio.get_running_loop().create_task(fly(), name=name)
-            self._flights[question] = flight
-            flight.add_done_callback(lambda done: self._land(question, done))
+    async def _wait_for(self, name: Hashable, flight: asyncio.Task[ColdProgress | None]) -> ColdProgress | None:
+        if name not in self._flights:
+            self._flights[name] = flight
+            flight.add_done_callback(lambda done: self._land(name, done))
         # Shielded: whoever asked first may be cancelled, the others still wait for the same answer.
         return await asyncio.shield(flight)
 
-    def _land(self, question: Hashable, flight: asyncio.Task[ColdProgress | None]) -> None:
-        self._flights.pop(question, None)
+    def _land(self, name: Hashable, flight: asyncio.Task[ColdProgress | None]) -> None:
+        self._flights.pop(name, None)
         if not flight.cancelled():
             flight.exception()  # told to everybody who waits; nobody may be left

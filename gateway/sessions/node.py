@@ -61,6 +61,9 @@ player costs who comes back (measured with 5,000 at once, the handshake included
 may have to wait for in one turn.
 """
 
+LOOKS_WIDTH = 32
+"""Flows of hellos that ask Redis for the first time: `OPENINGS_WIDTH` do at once, and the next are ready."""
+
 READINGS_WIDTH = 192
 """Flows of hellos that read a progress from Postgres: all that goes into two reads, and half as many behind them."""
 
@@ -122,6 +125,7 @@ class Node:
         """Players' progress for whoever in this process is no player: what operators ask and do."""
         self.watch = Watch(self)
         self.openings = Gate(OPENINGS_WIDTH)
+        self.looks = HelloLine(LOOKS_WIDTH, self.start_flow)
         self.readings = HelloLine(READINGS_WIDTH, self.start_flow)
         self.makings = HelloLine(MAKINGS_WIDTH, self.start_flow)
         self.questions = Gate(QUESTIONS_WIDTH)
@@ -206,6 +210,7 @@ class Node:
         """End every service. Connections must be closed before; what was in flight to Redis is waited for, briefly."""
         self._stop.set()
         self.is_draining = True
+        self.looks.close()
         self.readings.close()
         self.makings.close()
         self.committer.stop()

@@ -54,7 +54,7 @@ _NOT_REFUSED = TokenRefused("not needed")
 
 
 class _Said(NamedTuple):
-    """What is still asked of a hello whose tokens were checked: a fifth of the frame's own size."""
+    """A hello as long as it waits: a frame is five times as big. Its tokens are gone when they were checked."""
 
     experience: str
     device: str
@@ -63,6 +63,9 @@ class _Said(NamedTuple):
     saved: int
     seen: int | None
     is_resuming: bool
+    token: str | None
+    session: str
+    resume_token: str
 
 
 async def open_connection(connection: Connection, hello: Hello) -> None:
@@ -80,10 +83,10 @@ async def open_connection(connection: Connection, hello: Hello) -> None:
         await _Opening(connection, hello, due).run()
 
 
-def authenticate(node: Node, hello: Hello) -> Who:
+def _authenticate(node: Node, hello: _Said) -> Who:
     """Raises TokenRefused when neither token counts."""
-    resume = node.tokens.find_resume(hello.resume.token) if hello.resume is not None else None
-    if resume is not None and hello.resume is not None and resume.session_id != hello.resume.session.lower():
+    resume = node.tokens.find_resume(hello.resume_token) if hello.is_resuming else None
+    if resume is not None and resume.session_id != hello.session.lower():
         resume = None
     if hello.token is None:
         refusal = TokenRefused("no token")
@@ -109,7 +112,6 @@ class _Opening:
         "attempts",
         "connection",
         "due",
-        "frame",
         "hello",
         "is_counted",
         "is_hydrated",
@@ -131,10 +133,12 @@ class _Opening:
         self.connection = connection
         self.node = connection.node
         self.due = due
+        resume = hello.resume
+        session, resume_token = (resume.session, resume.token) if resume is not None else ("", "")
         self.hello = _Said(
-            *(hello.experience, hello.device, hello.at, hello.made, hello.saved, hello.seen, hello.resume is not None)
+            *(hello.experience, hello.device, hello.at, hello.made, hello.saved, hello.seen),
+            *(resume is not None, hello.token, session, resume_token),
         )
-        self.frame: Hello | None = hello  # until its tokens are checked
         self.arrived_ms = self.node.now_ms()
         self.own_session_id = ""
         self.own_number = 0
@@ -148,9 +152,9 @@ class _Opening:
 
     def _identify(self) -> None:
         """Inside the gate: checking the tokens of a crowd all at once would keep the loop from those who play."""
-        connection, frame = self.connection, self.frame
-        assert frame is not None
-        self.who, self.frame = authenticate(self.node, frame), None
+        connection = self.connection
+        self.who = _authenticate(self.node, self.hello)
+        self.hello = self.hello._replace(token=None, session="", resume_token="")
         self._check_allowed(self.who.claims)
         self.key = ProgressKey(self.who.user_id, self.hello.experience)
         # Ours already: after a stream_reset, or when a look came back to a session that this hello has opened.
@@ -167,15 +171,17 @@ class _Opening:
         await self._look()
 
     async def go_on(self) -> None:
-        """In a flow of its own: it is the turn of a hello that has waited for Postgres."""
+        """In a flow of its own: it is the turn of a hello that has waited in line."""
         async with asyncio.timeout_at(self.due):
-            if await self._bring():
+            if not self.attempts or await self._bring():
                 await self._look()
 
     async def _look(self) -> None:
         node, connection = self.node, self.connection
         while self.attempts < OPEN_ATTEMPTS_MAX:
             is_first = self.attempts == 0
+            if is_first and not node.looks.enter(self):
+                return  # this flow ends, another goes on
             self.attempts += 1
             # Redis alone is asked inside the gate: a slow Postgres must not keep warm players out.
             async with node.openings.hold(is_live=False):
@@ -196,6 +202,7 @@ class _Opening:
                         self.is_counted = True
                         node.tally.hot_lookups["hello"] += 1
                         node.tally.hot_hits["hello"] += outcome is not Outcome.MISSING
+            node.looks.leave()
             if takes and outcome is Outcome.CHANGED:
                 self.session, self.is_seen = opened.session, True
                 continue

@@ -17,6 +17,7 @@ from gateway.sessions import committer, node, opening
 from persistence.embedded.child import Child
 from persistence.embedded.postgres import EmbeddedPostgres
 from persistence.erase import erase_player
+from persistence.progress_key import ProgressKey
 from protocol.closes import CloseCode
 from protocol.errors import ErrorCode
 from tests.integration.gateway_rig import Bare, hello_frame, new_user, run_flusher, run_rig, update_frame
@@ -165,19 +166,22 @@ async def test_a_crowd_of_new_players_waits_for_its_rows_without_a_task_for_each
     """Each that waited kept its whole flow, and a crowd left twice the memory behind that its sessions take."""
     monkeypatch.setattr(node, "MAKINGS_WIDTH", 2)
     monkeypatch.setattr(node, "READINGS_WIDTH", 3)
+    monkeypatch.setattr(node, "LOOKS_WIDTH", 1)
     user_id, count = new_user(), 12
     async with run_rig(redis_url, database_url) as rig, rig.player(user_id) as warm, AsyncExitStack() as stack:
-        may_make = asyncio.Event()
+        may_make, asked_for = asyncio.Event(), set()
         open_progress = rig.cold.open_progress
 
-        async def open_slowly(*asked: Any) -> Any:
+        async def open_slowly(key: ProgressKey, *more: Any) -> Any:
+            asked_for.add(key.user_id)
             await may_make.wait()
-            return await open_progress(*asked)
+            return await open_progress(key, *more)
 
         monkeypatch.setattr(rig.cold, "open_progress", open_slowly)
         crowd = [await stack.enter_async_context(rig.bare()) for _ in range(count)]
-        for bare in crowd:
-            await bare.send(hello_frame(new_user()))
+        users = [new_user() for _ in crowd]
+        for user, bare in zip(users, crowd, strict=True):
+            await bare.send(hello_frame(user))
 
         async def all_but_two_wait() -> bool:
             return rig.node.makings.waiting == count - 2
@@ -186,13 +190,20 @@ async def test_a_crowd_of_new_players_waits_for_its_rows_without_a_task_for_each
         assert sum(task.get_name() == "hello" for task in asyncio.all_tasks()) == 2
         async with rig.bare() as again:
             assert (await again.hello(user_id=user_id, resume=warm.resume()))["resumed"] is True
-        crowd[5].abort()
+        gone = [number for number in range(count) if users[number] not in asked_for][-1]
+        crowd[gone].abort()
+
+        async def has_gone() -> bool:
+            return len(rig.node.connections) == count
+
+        await wait_until("one has gone", has_gone)
         may_make.set()
         for number, bare in enumerate(crowd):
-            if number != 5:
+            if number != gone:
                 await bare.expect("welcome")
+        assert users[gone] not in asked_for and len(asked_for) == count - 1
         assert rig.node.makings.waiting == 0
-        assert (await crowd[-1].accept(1))["seq"] == 1
+        assert (await crowd[gone - 1].accept(1))["seq"] == 1
 
 
 async def test_who_waits_too_long_for_its_rows_is_told_to_come_back_whoever_is_before_it(
