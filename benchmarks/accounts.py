@@ -43,6 +43,16 @@ def read_tree_cpu_s(pid: int) -> float:
     return sum(read_cpu_s(each) for each in list_tree(pid))
 
 
+def read_core_wait_s(pid: int) -> float:
+    """Seconds that the living threads of a process were ready to run and had no core; 0 where it is not told."""
+    waited_ns = 0
+    with suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError, IndexError):
+                waited_ns += int((thread / "schedstat").read_text().split()[1])
+    return waited_ns / 1e9
+
+
 def list_tree(pid: int) -> list[int]:
     """A process and all below it."""
     children: dict[int, list[int]] = {}

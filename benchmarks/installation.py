@@ -135,6 +135,13 @@ class Installation:
                 done.append(pin(pid, self.cores.gateway))
         self.is_pinned = all(done)
 
+    def let_go(self, load: LoadProcess) -> None:
+        """From now on the system chooses the cores of everybody, players included."""
+        usable = os.sched_getaffinity(0)
+        for pid in (self.pids()["supervisor"], load.pid):
+            pin(pid, usable)
+        self.cores, self.is_pinned = Cores(), False
+
     def take_accounts(self, others: Mapping[str, int] | None = None) -> CpuAccounts:
         """CPU of all processes and of `others`."""
         trees = [name for name in self.pids() if name == "postgres" or name == "valkey"]

@@ -1,8 +1,9 @@
 """
 The gateway at saturation: 2,000 players, each with one update outstanding, always.
 
-With everything on two cores it is the second core (load, Redis, flusher, Postgres) that is full first; `cores_used`
-says so, and updates per CPU-second of the gateway say what a gateway with a core of its own could do.
+CPU is counted with the gateway on a core of its own. Then it is the second core (players, Redis, flusher, Postgres)
+that is full first; `cores_used` says so, and updates per CPU-second of the gateway say what it could do alone. The wall
+rate is that of a last window in which the system chooses the cores, as it does where Wayhold is at work.
 """
 
 from __future__ import annotations
@@ -38,14 +39,19 @@ async def run(plan: Plan) -> dict[str, Any]:
                 window = await measure(wayhold, load, "closed", seconds=plan.seconds(20))
                 windows.setdefault(name, []).append(window)
                 plan.say(f"{name} {number + 1}: {window['rate_per_s']:,.0f}/s {window['cpu_us_per_update']}")
-        facts = await sides["this"][0].describe()
-    figures = make_figures(windows["this"])
+        wayhold, load = sides["this"]
+        facts = await wayhold.describe()
+        wayhold.let_go(load)
+        free = await measure(wayhold, load, "closed", seconds=plan.seconds(20))
+        plan.say(f"on any core: {free['rate_per_s']:,.0f}/s {free['cpu_us_per_update']}")
+    figures = make_figures(windows["this"]) | {"saturation_rate_per_s": free["rate_per_s"]}
     if "other" in windows:
         figures |= compare(windows)
     return {
         "figures": figures,
         "players": players,
         "windows": windows["this"],
+        "window_on_any_core": free,
         "windows_of_other": windows.get("other", []),
         "installation": facts,
     }
@@ -60,7 +66,7 @@ def make_figures(windows: list[dict[str, Any]]) -> dict[str, float]:
         "saturation_postgres_us": middle(windows, "cpu_us_per_update", "postgres"),
         "saturation_load_us": middle(windows, "cpu_us_per_update", "load"),
         "saturation_updates_per_gateway_cpu_s": round(1e6 / gateway_us),
-        "saturation_rate_per_s": middle(windows, "rate_per_s"),
+        "saturation_pinned_rate_per_s": middle(windows, "rate_per_s"),
         "saturation_p50_ms": middle(windows, "loop", "latency", "p50"),
         "saturation_p99_ms": middle(windows, "loop", "latency", "p99"),
     }
