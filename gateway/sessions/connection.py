@@ -198,9 +198,12 @@ class Connection:
         """One whole message."""
         self.node.receive(self, payload)
 
-    def on_disconnected(self) -> None:
-        """The socket is gone, whoever ended it. The session lives on."""
+    def on_lost(self) -> None:
+        """The socket is gone, whoever ended it. The session lives on. `on_disconnected` follows."""
         self.phase = Phase.ENDED
+
+    def on_disconnected(self) -> None:
+        """Nothing needs to be known of it any more."""
         self.node.forget(self)
 
     def on_timer(self, now: float) -> float | None:

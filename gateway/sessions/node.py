@@ -374,6 +374,7 @@ class Node:
                     erased = self.players.get(notice.user_id)
                     if erased is not None:
                         erased.end(CloseCode.PLAYER_DELETED)
+                        erased.welcomed = (0, 0)  # one that had ended already is not logged either
                     self.connection_log.forget_player(notice.user_id)
             if self._stop.is_set():
                 return

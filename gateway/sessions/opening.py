@@ -162,19 +162,23 @@ class _Opening:
         self.own_number = connection.number if self.own_session_id else 0
 
     async def run(self) -> None:
-        node = self.node
-        if node.is_draining:
-            raise Goodbye(CloseCode.DRAINING, retry_after_ms())
-        if node.is_full:
+        self._refuse_everybody()
+        if self.node.is_full:
             raise Goodbye(CloseCode.OVERLOADED, retry_after_ms())
-        node.watch.refuse_in_maintenance()
         await self._look()
 
     async def go_on(self) -> None:
         """In a flow of its own: it is the turn of a hello that has waited in line."""
         async with asyncio.timeout_at(self.due):
+            self._refuse_everybody()  # since it stands in line, perhaps
             if not self.attempts or await self._bring():
                 await self._look()
+
+    def _refuse_everybody(self) -> None:
+        """Raises Goodbye while nobody is let in."""
+        if self.node.is_draining:
+            raise Goodbye(CloseCode.DRAINING, retry_after_ms())
+        self.node.watch.refuse_in_maintenance()
 
     async def _look(self) -> None:
         node, connection = self.node, self.connection

@@ -131,7 +131,8 @@ class PlayServer:
         return self._handshakes.may_go_on(player_socket.take_handshake, data)
 
     def lose(self, connection: Connection) -> None:
-        """Its socket is gone. Until its turn has come to be told so, what it sends goes nowhere."""
+        """Its socket is gone. It has ended at once; what is known of it is forgotten when its turn has come."""
+        connection.on_lost()
         if self._losses.may_go_on(connection.on_disconnected):
             connection.on_disconnected()
 

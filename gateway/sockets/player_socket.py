@@ -252,6 +252,9 @@ class PlayerSocket(asyncio.Protocol):
         if now < self._timer_due:
             return None  # an entry in the wheel that an earlier one has overtaken: only one goes on
         due = self._do_what_is_due(now)
+        if self._phase == _CLOSING:
+            # Perhaps just now and just here, where `schedule` had an earlier instant to keep: this one.
+            due = self._close_due
         self._timer_due = _NEVER if due is None else due
         return due
 

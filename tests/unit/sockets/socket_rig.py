@@ -30,7 +30,9 @@ class Echo:
         self.closes: list[int] = []
         self.frames = 0
         self.frames_max = 1_000_000
+        self.is_lost = False
         self.is_disconnected = False
+        self.closes_at_timer = 0
         self.echoes = True
         self.pause_after = 0
         self.changed = asyncio.Event()
@@ -55,11 +57,17 @@ class Echo:
         self.closes.append(code)
         self.changed.set()
 
+    def on_lost(self) -> None:
+        self.is_lost = True
+
     def on_disconnected(self) -> None:
+        assert self.is_lost
         self.is_disconnected = True
         self.changed.set()
 
     def on_timer(self, now: float) -> float | None:
+        if self.closes_at_timer:
+            self.wire.close(self.closes_at_timer)
         return None
 
     async def until(self, check: Any) -> None:

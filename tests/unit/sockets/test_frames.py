@@ -205,6 +205,17 @@ async def test_our_close_names_its_code_and_ends_although_the_peer_says_nothing(
         await raw.echo.until(lambda echo: echo.is_disconnected)
 
 
+async def test_a_close_that_a_timer_makes_ends_although_the_peer_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was made while the socket kept the instant of that timer, so nothing looked at it again."""
+    monkeypatch.setattr(player_socket, "CLOSE_TIMEOUT_S", 0.3)
+    async with run_sockets() as rig, rig.opened() as raw:
+        raw.echo.closes_at_timer = 4100
+        raw.echo.wire.schedule(0.0)
+        assert await raw.read_close() == 4100
+        await raw.read_end()
+        await raw.echo.until(lambda echo: echo.is_disconnected)
+
+
 async def test_our_close_ends_at_once_when_the_peer_answers() -> None:
     async with run_sockets() as rig, rig.opened() as raw:
         await raw.send(frame(b"x") + frame(b"half")[:3])

@@ -72,6 +72,7 @@ async def test_sockets_that_are_lost_at_once_are_all_told_to_their_sessions() ->
 
         rig.server.abort_all()
         await rig.left(0)
+        assert all(echo.is_lost for echo in rig.echoes)
         for echo in rig.echoes:
             await echo.until(lambda echo: echo.is_disconnected)
         assert len(rig.echoes) == count
