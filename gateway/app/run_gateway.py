@@ -55,7 +55,7 @@ GC_THRESHOLDS = (5_000, 500, 100)
 """
 Connections hold few cycles, and a full collection over ten thousand of them takes longer than an ack may: so the older
 generations are looked at rarely. The youngest is small: with 50,000 objects one collection stopped the loop for 40 to
-150 ms while a crowd came back, with 5,000 for 4, at the same cost in all. 2,000 players at saturation make two in 10 s.
+150 ms while a crowd came back, with 5,000 for 4 to 25. 2,000 players at saturation make two in 10 s.
 """
 
 log = get_logger("gateway")

@@ -2,7 +2,8 @@
 Work that comes in crowds, a bounded amount of it in each turn of the event loop.
 
 Promise: when thousands of sockets come or go at once, the updates of those who play on are taken between two turns, and
-not after all of the crowd. What is below the bound is done at once; the rest follows in the order that it came.
+not after all of the crowd. What is below the bound is done at once; the rest follows in the order that it came. A
+socket waits with one piece of each kind, so no more waits than there are sockets, whose number is bounded.
 """
 
 from __future__ import annotations
